@@ -1,0 +1,1 @@
+"""Pure torch mathematics of the method: no Ray, no diffusers."""

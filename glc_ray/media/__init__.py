@@ -1,0 +1,1 @@
+"""From final latents to files: tiles, streamed decode, encode, contact sheets."""

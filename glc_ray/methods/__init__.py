@@ -1,0 +1,1 @@
+"""Sampling methods, each a short composition over glc_ray.core."""

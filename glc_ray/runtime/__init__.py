@@ -1,0 +1,1 @@
+"""The Ray side: messages, dispatch, actors, the Ray Data graph; the only importer of Ray."""

@@ -1,0 +1,1 @@
+"""Where results live: paths and URIs, the manifest."""
