@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, device
 
 
 class UserError(Exception):
@@ -27,9 +27,9 @@ class Window:
     """The latent frames that one model forward sees, and how much each one counts in fusion."""
 
     index: int
-    """Position in the step's plan: predictions are accumulated in this order, never as they arrive."""
+    """Position in the step's plan: predictions are accumulated in this order, never on arrival."""
     path: str
-    """The path that it belongs to: ``"global"`` or ``"local"``. A batch holds windows of one path."""
+    """The path that it belongs to, ``"global"`` or ``"local"``; a batch holds windows of one."""
     frames: tuple[int, ...]
     """Source latent frame of each clip position; padding repeats the video's last frame."""
     weights: tuple[float, ...]
@@ -117,6 +117,11 @@ class ModelFacts:
         """Latent frames of a video of ``num_frames`` pixel frames (4k+1 for CogVideoX)."""
         return (num_frames - 1) // self.temporal_ratio + 1
 
+    def latents_shape(self, num_frames: int) -> tuple[int, int, int, int, int]:
+        """(1, K, C, H, W) of a video of ``num_frames`` pixel frames at the native size."""
+        height, width = self.height // self.spatial_ratio, self.width // self.spatial_ratio
+        return 1, self.num_latent_frames(num_frames), self.latent_channels, height, width
+
     def num_frames(self, num_latent_frames: int) -> int:
         """Pixel frames that ``num_latent_frames`` decode to."""
         return (num_latent_frames - 1) * self.temporal_ratio + 1
@@ -144,8 +149,6 @@ class Backbone(Protocol):
         """The guided model output of each clip, float32, same shape and device as ``clips``."""
         ...
 
-    def scheduler(self, num_steps: int) -> NoiseScheduler: ...
-
 
 class Denoiser(Protocol):
     """Gives the prediction of every window of a plan, wherever it is computed."""
@@ -171,17 +174,25 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class TileGeometry:
-    """Spatial tiles of a VAE decode, in latent cells, as diffusers' ``tiled_decode`` lays them."""
+class TileAxis:
+    """How a VAE's tiled decode divides one side of the picture, as integers that it computes."""
 
-    latent_height: int
-    """Height of a tile in latent cells (``tile_latent_min_height``)."""
-    latent_width: int
-    overlap_height: float
-    """Share of a tile's height that overlaps the next (``tile_overlap_factor_height``)."""
-    overlap_width: float
-    spatial_ratio: int
-    """Pixels per latent cell."""
+    latent_size: int
+    """Side of a tile in latent cells."""
+    latent_stride: int
+    """Latent cells from the start of a tile to the start of the next."""
+    blend_extent: int
+    """Pixels over which a tile fades in over the one before it."""
+    limit: int
+    """Leading pixels of each tile that make up the picture (diffusers' ``row_limit``)."""
+
+
+@dataclass(frozen=True)
+class TileGeometry:
+    """Spatial tiles of a VAE decode."""
+
+    height: TileAxis
+    width: TileAxis
 
 
 class FrameDecoder(Protocol):
@@ -189,6 +200,8 @@ class FrameDecoder(Protocol):
 
     tiles: TileGeometry | None
     """Tile geometry; None decodes the whole picture as one tile."""
+    device: device
+    """Where ``decode_tile`` takes latents and leaves pixels."""
 
     def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
         """Slices of latent frames that must be decoded together, in order (a decode is exactly

@@ -1,0 +1,41 @@
+# `make demo` and `make test` set everything up by themselves. PYTHON picks the interpreter (3.10 to 3.12).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_OUTPUT ?= output/demo
+
+.PHONY: demo test lint format toyworld-check bench clean help
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.runtime ## Render a 145-frame video of the default prompt with the embedded model
+	$(BIN)/python -m glc_ray.render --workers 2 --output $(DEMO_OUTPUT)
+
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Lint, check formatting, import directions and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy -p glc_ray
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+
+toyworld-check: $(VENV)/.runtime ## Does the embedded model show what its prompts say?
+	$(BIN)/python pipelines/toyworld/check.py
+
+clean: ## Remove the environment and build products
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

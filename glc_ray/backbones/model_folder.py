@@ -1,0 +1,118 @@
+"""Where a model's files are, whether they are whole, and which model they are.
+
+Every model is a folder in diffusers' format: an embedded one, a folder of the user's, or a hub
+snapshot. Only configuration files are read here, never a weight into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from glc_ray.config import ModelSpec
+from glc_ray.protocols import UserError
+
+_WEIGHT_PARTS = ("transformer", "vae", "text_encoder")
+_CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.model", "*/*.txt"]
+_HASHED_WHOLE_BYTES = 64 << 20
+
+
+def resolve(model: ModelSpec, *, weights: bool = True) -> Path:
+    """The local folder of a model, fetched from the hub where ``path`` is a hub id.
+
+    Args:
+        model: ``path`` is ``package:NAME``, a folder, or a hub id.
+        weights: also fetch the weights of a hub model (False: configuration files only).
+
+    Raises:
+        UserError: no such model, or a part of the folder is missing.
+    """
+    if model.path.startswith("package:"):
+        folder = Path(str(files("glc_ray"))) / "backbones" / model.path.removeprefix("package:")
+        return _checked(folder, model)
+    folder = Path(model.path).expanduser()
+    if folder.is_dir() or model.path.startswith((".", "/", "~")):
+        return _checked(folder, model)
+    return _fetch(model, weights)
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The JSON configuration of one part of the model (``transformer``, ``vae``, ...)."""
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    return json.loads((folder / part / name).read_text(encoding="utf-8"))
+
+
+def identity(model: ModelSpec) -> str:
+    """A digest of the model's files, equal on every machine that has the same model.
+
+    A hub snapshot is named by its commit. Otherwise every file counts: whole up to 64 MiB, and
+    by size, first and last MiB beyond (weights of tens of gigabytes would take minutes).
+    """
+    folder = resolve(model, weights=False)
+    if folder.parent.name == "snapshots":
+        return f"{model.path}@{folder.name}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".json", ".safetensors", ".model", ".txt"):
+            digest.update(str(file.relative_to(folder)).encode())
+            _update(digest, file)
+    return digest.hexdigest()
+
+
+def vocabulary(folder: Path) -> frozenset[str] | None:
+    """The words of a word-level tokenizer; None for one that can spell any word."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    if not file.is_file():
+        return None
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))["model"]
+    if tokenizer.get("type") != "WordLevel":
+        return None
+    return frozenset(word for word in tokenizer["vocab"] if not word.startswith("<"))
+
+
+def _checked(folder: Path, model: ModelSpec) -> Path:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(
+            f"model.path = {model.path!r}: {folder} has no model_index.json; give a folder in "
+            "diffusers' format, a hub id such as THUDM/CogVideoX-2b, or package:toyworld"
+        )
+    parts = [part for part in json.loads(index.read_text()) if not part.startswith("_")]
+    for part in parts:
+        needed = "*.safetensors" if part in _WEIGHT_PARTS else "*.json"
+        if not any((folder / part).glob(needed)):
+            raise UserError(
+                f"model.path = {model.path!r}: the part {part!r} is missing: no {needed} in "
+                f"{folder / part}; a whole model has {', '.join(parts)}; copy or download it again"
+            )
+    return folder
+
+
+def _fetch(model: ModelSpec, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [*_CONFIG_PATTERNS, *(["*/*.safetensors"] if weights else [])]
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"model.path = {model.path!r} is neither a folder here nor a model that the hub gives "
+            f"({reason}); give a folder in diffusers' format, a hub id, or package:toyworld"
+        ) from None
+
+
+def _update(digest: Any, file: Path) -> None:
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    with file.open("rb") as stream:
+        if size <= _HASHED_WHOLE_BYTES:
+            digest.update(stream.read())
+            return
+        digest.update(stream.read(1 << 20))
+        stream.seek(-(1 << 20), 2)
+        digest.update(stream.read())

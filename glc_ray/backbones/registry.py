@@ -1,0 +1,41 @@
+"""Backbones by name, imported when they are asked for: diffusers takes seconds to import."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from glc_ray.backbones import model_folder
+from glc_ray.config import DecodeSpec, ModelSpec
+from glc_ray.protocols import Backbone, FrameDecoder, ModelFacts, NoiseScheduler
+
+if TYPE_CHECKING:
+    import torch
+
+_BACKBONES = {"cogvideox": "glc_ray.backbones.cogvideox"}
+
+
+def facts(model: ModelSpec) -> ModelFacts:
+    """What a model's configuration files say; UserError where it cannot be used."""
+    return _adapter(model).facts(model)
+
+
+def load_backbone(model: ModelSpec, device: torch.device) -> Backbone:
+    """Load the denoising model onto ``device``."""
+    return _adapter(model).CogVideoXBackbone(model, device)
+
+
+def load_scheduler(model: ModelSpec, num_steps: int) -> NoiseScheduler:
+    """The model's own noise scheduler, set to ``num_steps``; reads no weights."""
+    folder = model_folder.resolve(model, weights=False)
+    return _adapter(model).CogVideoXScheduler(folder, num_steps)
+
+
+def load_frame_decoder(model: ModelSpec, decode: DecodeSpec, device: torch.device) -> FrameDecoder:
+    """Load the VAE alone onto ``device``."""
+    return _adapter(model).frame_decoder(model, decode, device)
+
+
+def _adapter(model: ModelSpec) -> ModuleType:
+    return import_module(_BACKBONES[model.backbone])

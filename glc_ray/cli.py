@@ -1,0 +1,49 @@
+"""The ``glc-ray`` command, and what every front door shares: exit codes, errors without traceback.
+
+Exit codes: 0 done, 1 a video failed, 2 the request cannot be rendered.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from glc_ray import __version__
+from glc_ray.protocols import UserError
+
+_FRONT_DOORS = {"render": "Render a long video from a prompt."}
+
+
+class RenderError(RuntimeError):
+    """A video failed; the message says why. Its row is in the manifest."""
+
+
+class FrontDoor(click.Command):
+    """A command that ends a mistake or a failed video in a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, RenderError) as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2 if isinstance(error, UserError) else 1)
+
+
+class _Group(click.Group):
+    """Imports a front door when it is asked for; each is also ``python -m glc_ray.NAME``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_FRONT_DOORS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _FRONT_DOORS:
+            return None
+        return import_module(f"glc_ray.{cmd_name}").main
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__, prog_name="glc-ray")
+def main() -> None:
+    """Long videos from short-clip video diffusion models, without training, on a Ray cluster."""

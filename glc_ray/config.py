@@ -1,0 +1,318 @@
+"""The job specification: YAML and command line in, validated once, content hash out.
+
+Everything under ``PipelineSpec`` but ``resources``, ``name`` and ``description`` may change the
+bits of a video and is part of its hash; ``resources`` says only where the work is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from glc_ray.protocols import UserError
+
+FORMAT_VERSION = 1
+"""Part of every specification hash; raised when the same specification gives other bits."""
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSpec(_Spec):
+    """Which diffusion model, and in which precision."""
+
+    backbone: Literal["cogvideox"] = "cogvideox"
+    """The adapter that loads it."""
+    path: str
+    """A folder in diffusers' format, a hub id, or package:NAME for an embedded model."""
+    revision: str | None = None
+    """Commit or tag of a hub id."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights and activations in the denoiser and the VAE."""
+
+
+class VideoSpec(_Spec):
+    """The picture."""
+
+    num_frames: Count = 145
+    """Pixel frames of the long video; 4k+1 for CogVideoX."""
+    fps: Annotated[float, Field(gt=0, le=240)] = 8
+    """Frames per second of the file."""
+
+
+class SamplingSpec(_Spec):
+    """The denoising loop."""
+
+    num_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Denoising steps."""
+    guidance_scale: Annotated[float, Field(ge=1)] = 6.0
+    """Classifier-free guidance; 1 turns it off."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+
+
+class GammaSpec(_Spec):
+    """gamma(t) = gamma0 * exp(beta * t): share of the global path (Eq. 9)."""
+
+    preset: Literal["paper", "annealed"] = "paper"
+    """paper: 0.005, 0.0005 as printed; annealed: beta 0.005, strong early and gone late."""
+    gamma0: Share | None = None
+    """In place of the preset's."""
+    beta: float | None = None
+    """In place of the preset's."""
+
+
+class GLCSpec(_Spec):
+    """GLC-Diffusion and its ablation switches."""
+
+    global_path: bool = True
+    """Dilated windows over the whole video (Eq. 4, 5)."""
+    local_path: bool = True
+    """Overlapping windows with a random shift (Eq. 6, 7)."""
+    stride: Count | None = None
+    """Between local windows, in latent frames; none is half a window."""
+    gamma: GammaSpec = GammaSpec()
+    """Share of the global path."""
+    noise_reinit: bool = True
+    """Initial noise by local shuffle and frequency fusion (Eq. 11)."""
+    vmcr: bool = True
+    """Video motion consistency refinement after each step (Eq. 12-15)."""
+    vmcr_weight: Share = 2e-5
+    """Step length omega of the refinement (Eq. 15)."""
+
+
+class DenoiseSpec(_Spec):
+    """How windows are computed; both change the last bits, so they are part of the hash."""
+
+    batch_size: Count = 1
+    """Windows of one path in one forward."""
+    threads: Count = 1
+    """CPU threads of one denoiser."""
+
+
+class FuseSpec(_Spec):
+    """Fusion, scheduler step and refinement in the coordinator."""
+
+    threads: Count = 1
+    """CPU threads of one coordinator."""
+
+
+class DecodeSpec(_Spec):
+    """VAE decode."""
+
+    tiling: Literal["auto", "on", "off"] = "auto"
+    """auto tiles pictures larger than one tile, as diffusers does."""
+    threads: Count = 1
+    """CPU threads of one decoder."""
+
+
+class EncodeSpec(_Spec):
+    """H.264 encode."""
+
+    crf: Annotated[int, Field(ge=0, le=51)] = 18
+    """Quality: 0 lossless, 51 worst."""
+    preset: Literal["ultrafast", "veryfast", "fast", "medium", "slow", "veryslow"] = "medium"
+    """Effort for size."""
+
+
+class ActorResources(_Spec):
+    """How many actors of a kind, and what each takes of a node."""
+
+    count: Count = 1
+    """Actors of this kind."""
+    num_cpus: Share = 1
+    """Logical CPUs each."""
+    num_gpus: Share = 0
+    """GPUs each; fractions share one."""
+
+
+class ResourcesSpec(_Spec):
+    """Where the work is done; never changes a bit of the result."""
+
+    denoisers: ActorResources = ActorResources()
+    """Window forwards; count is --workers."""
+    coordinators: ActorResources = ActorResources(num_cpus=0)
+    """Videos denoised at once."""
+    decoders: ActorResources = ActorResources(num_cpus=0)
+    """Videos decoded and encoded at once."""
+
+
+class PipelineSpec(_Spec):
+    """A pipeline file."""
+
+    name: str
+    """How --pipeline calls it."""
+    description: str = ""
+    """One line for people."""
+    prompt: str | None = None
+    """Rendered when no prompt is given."""
+    model: ModelSpec
+    """The diffusion model."""
+    video: VideoSpec = VideoSpec()
+    """The picture."""
+    sampling: SamplingSpec = SamplingSpec()
+    """The denoising loop."""
+    method: Literal["glc"] = "glc"
+    """The long-video method."""
+    glc: GLCSpec = GLCSpec()
+    """Options of --method glc."""
+    denoise: DenoiseSpec = DenoiseSpec()
+    """How windows are computed."""
+    fuse: FuseSpec = FuseSpec()
+    """How they are joined."""
+    decode: DecodeSpec = DecodeSpec()
+    """How latents become frames."""
+    encode: EncodeSpec = EncodeSpec()
+    """How frames become a file."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """Where the work is done."""
+
+
+METHODS: tuple[str, ...] = get_args(PipelineSpec.model_fields["method"].annotation)
+
+
+class VideoJob(_Spec):
+    """One video to render: a pipeline, a prompt and a seed."""
+
+    prompt: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    pipeline: PipelineSpec
+    model_identity: str = ""
+    """Digest of the model's files, so that another model under the same path is another video."""
+
+    @property
+    def specification_hash(self) -> str:
+        """Hex SHA-256 of everything that determines the video's bits."""
+        pipeline = self.pipeline.model_dump(exclude={"name", "description", "prompt", "resources"})
+        return content_hash(
+            {
+                "format": FORMAT_VERSION,
+                "prompt": self.prompt,
+                "seed": self.seed,
+                "model_identity": self.model_identity,
+                **pipeline,
+            }
+        )
+
+
+def content_hash(value: Any) -> str:
+    """Hex SHA-256 of a JSON value's canonical form."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def pipeline_names() -> list[str]:
+    """Names that ``--pipeline`` knows without a file."""
+    return sorted(file.name.removesuffix(".yaml") for file in _pipeline_folder().glob("*.yaml"))
+
+
+def load_pipeline(name_or_file: str, overrides: Iterable[tuple[str, Any]] = ()) -> PipelineSpec:
+    """Read a pipeline by name or YAML file and apply ``(dotted key, value)`` overrides in order.
+
+    Raises:
+        UserError: no such pipeline, not YAML, or a key or value that is not allowed.
+    """
+    path = _find_pipeline(name_or_file)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"--pipeline {name_or_file}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"--pipeline {name_or_file}: expected keys such as model:, found {data!r}")
+    data.setdefault("name", path.stem)
+    for key, value in overrides:
+        _set(data, key, value)
+    return validate(PipelineSpec, data, where=f"pipeline {data['name']}")
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key.path=value`` with the value read as YAML: ``glc.vmcr=false`` -> (``glc.vmcr``, False).
+
+    Raises:
+        UserError: there is no ``=`` or no key, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text}: expected key.path=value, for example --set glc.vmcr=false")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value {value!r} is not valid YAML; quote it") from None
+
+
+def validate(model: type[_Spec], data: Mapping[str, Any], *, where: str) -> Any:
+    """Validate ``data``, with errors that name key, value, what is allowed and what to do."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, detail) for detail in error.errors()]
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _pipeline_folder() -> Path:
+    """Package data in an installed wheel; the top-level folder in a checkout."""
+    packaged = Path(str(files("glc_ray"))) / "pipelines"
+    return packaged if packaged.is_dir() else packaged.parents[1] / "pipelines"
+
+
+def _find_pipeline(name_or_file: str) -> Path:
+    if name_or_file.endswith((".yaml", ".yml")):
+        path = Path(name_or_file)
+    else:
+        path = _pipeline_folder() / f"{name_or_file}.yaml"
+        if name_or_file not in pipeline_names():
+            known = ", ".join(pipeline_names())
+            raise UserError(
+                f"--pipeline {name_or_file}: unknown pipeline; the known ones are {known}; "
+                "or give the path of a .yaml file"
+            )
+    if not path.is_file():
+        raise UserError(f"--pipeline {name_or_file}: no such file; write one or use a known name")
+    return path
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {key}: {parent} holds the value {child!r}, not further keys")
+        data = child
+    data[last] = value
+
+
+def _explain(model: type[BaseModel], detail: Any) -> str:
+    """One validation error in words."""
+    location = [str(part) for part in detail["loc"]]
+    key, parent = ".".join(location), _model_at(model, location[:-1])
+    fields = list(parent.model_fields) if parent else []
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], fields, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"unknown key {key}; allowed here: {', '.join(fields)}{hint}"
+    if detail["type"] == "missing":
+        return f"the key {key} is missing; add it to the pipeline file"
+    allowed = detail["msg"][0].lower() + detail["msg"][1:]
+    field = parent.model_fields.get(location[-1]) if parent else None
+    meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
+    return f"{key} = {detail['input']!r} is not allowed: {allowed}{meaning}"
+
+
+def _model_at(model: type[BaseModel] | None, location: list[str]) -> type[BaseModel] | None:
+    for part in location:
+        field = model.model_fields.get(part) if model else None
+        kind = field.annotation if field else None
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return model

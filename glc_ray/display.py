@@ -1,0 +1,158 @@
+"""What a person sees while videos render: a live display on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from glc_ray.runtime.messages import VideoProgress
+
+_POLL_S = 0.5
+_LOG_EVERY_S = 10.0
+
+
+class _Display(Protocol):
+    def show(self, videos: list[VideoProgress]) -> None: ...
+
+
+@contextmanager
+def watching(
+    source: Callable[[], list[VideoProgress]], num_videos: int, console: Console
+) -> Iterator[None]:
+    """Poll ``source`` and show it until the block ends."""
+    stop = threading.Event()
+    with _display(num_videos, console) as display:
+
+        def poll() -> None:
+            while not stop.wait(_POLL_S):
+                display.show(source())
+
+        thread = threading.Thread(target=poll, name="display", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            display.show(source())
+
+
+@contextmanager
+def _display(num_videos: int, console: Console) -> Iterator[_Display]:
+    if not console.is_terminal:
+        yield _Lines(num_videos, console)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bars(num_videos, progress)
+
+
+class _Bars:
+    """One bar a video in work, and one for all of them where there are several."""
+
+    def __init__(self, num_videos: int, progress: Progress) -> None:
+        self._num_videos = num_videos
+        self._progress = progress
+        self._eta = _Eta()
+        self._bars: dict[str, TaskID] = {}
+        self._all: TaskID | None = None
+        if num_videos > 1:
+            self._all = progress.add_task("videos", total=num_videos, detail="")
+
+    def show(self, videos: list[VideoProgress]) -> None:
+        for video in videos:
+            if video.name not in self._bars:
+                self._bars[video.name] = self._progress.add_task(video.name[:32], detail="")
+            self._progress.update(
+                self._bars[video.name],
+                completed=fraction(video),
+                total=1,
+                detail=describe(video, self._eta.of(video)),
+                visible=self._all is None or video.state not in ("done", "failed"),
+            )
+        if self._all is not None:
+            finished = sum(video.state in ("done", "failed") for video in videos)
+            detail = f"{finished} of {self._num_videos}"
+            self._progress.update(self._all, completed=finished, detail=detail)
+
+
+class _Lines:
+    """A line when a video changes its state, and one every ten seconds in between."""
+
+    def __init__(self, num_videos: int, console: Console) -> None:
+        self._num_videos = num_videos
+        self._console = console
+        self._eta = _Eta()
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def show(self, videos: list[VideoProgress]) -> None:
+        finished = sum(video.state in ("done", "failed") for video in videos)
+        for video in videos:
+            state, at = self._said.get(video.name, ("", 0.0))
+            now = time.monotonic()
+            eta = self._eta.of(video)
+            is_final = video.state in ("done", "failed")
+            if video.state == state and (is_final or now - at < _LOG_EVERY_S):
+                continue
+            self._said[video.name] = (video.state, now)
+            count = f"[{finished}/{self._num_videos}] " if self._num_videos > 1 else ""
+            line = f"{count}{video.name}: {describe(video, eta)}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Eta:
+    """Seconds left of a video's denoising, from the steps done since it was first seen."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
+
+    def of(self, video: VideoProgress) -> float | None:
+        if video.state != "denoising":
+            return None
+        now, done = time.monotonic(), _steps(video)
+        start, done_at_start = self._first.setdefault(video.name, (now, done))
+        if done - done_at_start < 1:
+            return None
+        return (now - start) / (done - done_at_start) * (video.num_steps - done)
+
+
+def describe(video: VideoProgress, eta_s: float | None) -> str:
+    """``denoising: step 3 of 25, window 4 of 18, 1:05 left``."""
+    if video.state == "denoising":
+        step = min(video.steps_done + 1, video.num_steps)
+        parts = [f"step {step} of {video.num_steps}"]
+        if video.num_windows:
+            parts.append(f"window {video.windows_done} of {video.num_windows}")
+        if eta_s is not None:
+            parts.append(f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left")
+        return f"denoising: {', '.join(parts)}"
+    if video.state == "decoding" and video.num_frames:
+        return f"decoding: frame {video.frames_done} of {video.num_frames}"
+    return video.state
+
+
+def fraction(video: VideoProgress) -> float:
+    """How much of a video is done, 0 to 1; denoising is taken for nine tenths of it."""
+    if video.state in ("done", "failed"):
+        return 1.0
+    if video.state == "decoding":
+        return 0.9 + 0.1 * video.frames_done / max(video.num_frames, 1)
+    return 0.9 * _steps(video) / max(video.num_steps, 1)
+
+
+def _steps(video: VideoProgress) -> float:
+    """Steps done, the current one by its windows."""
+    is_between = video.num_windows == 0 or video.windows_done == video.num_windows
+    return video.steps_done + (0.0 if is_between else video.windows_done / video.num_windows)

@@ -1,0 +1,100 @@
+"""From a request to a job that can run: every mistake is found here, before any work."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+
+from glc_ray.backbones import model_folder, registry
+from glc_ray.config import PipelineSpec, VideoJob, validate
+from glc_ray.protocols import ModelFacts, UserError
+
+_LOG = logging.getLogger(__name__)
+_NAME_LENGTH = 60
+
+
+def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob:
+    """Check a request against its model and make the job of it.
+
+    Raises:
+        UserError: an empty prompt, a length that the model cannot give, a model that cannot be
+            loaded, options that do not fit it.
+    """
+    prompt = prompt if prompt is not None else pipeline.prompt
+    if prompt is None or not prompt.strip():
+        raise UserError(
+            f"--prompt {prompt or ''!r}: the prompt is empty; say what the video shows, "
+            'for example --prompt "a red ball bounces over the meadow at day"'
+        )
+    facts = registry.facts(pipeline.model)
+    check_length(pipeline, facts)
+    return validate(
+        VideoJob,
+        {
+            "prompt": prompt.strip(),
+            "seed": seed,
+            "pipeline": pipeline,
+            "model_identity": model_folder.identity(pipeline.model),
+        },
+        where="job",
+    )
+
+
+def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:
+    """Refuse lengths and strides that do not fit the model's latent frames and native window."""
+    num_frames, ratio = pipeline.video.num_frames, facts.temporal_ratio
+    shortest = facts.num_frames(facts.window_size)
+    if num_frames < shortest:
+        raise UserError(
+            f"--num-frames {num_frames}: shorter than the model's native clip; "
+            f"{pipeline.name} renders {shortest} frames or more"
+        )
+    if (num_frames - 1) % ratio:
+        below = (num_frames - 1) // ratio * ratio + 1
+        raise UserError(
+            f"--num-frames {num_frames}: must be {ratio}k+1 for {pipeline.name}; "
+            f"the nearest are {below} and {below + ratio}"
+        )
+    stride = pipeline.glc.stride
+    if stride is not None and stride > facts.window_size:
+        raise UserError(
+            f"glc.stride = {stride}: windows of {facts.window_size} latent frames would leave "
+            f"frames uncovered; allowed are 1 to {facts.window_size}"
+        )
+    if not (pipeline.glc.global_path or pipeline.glc.local_path):
+        raise UserError(
+            "glc.global_path = false and glc.local_path = false: no path is left; turn one on"
+        )
+
+
+def unknown_words(prompt: str, facts: ModelFacts) -> list[str]:
+    """Words of the prompt that a word-level model has never seen, in order."""
+    if facts.vocabulary is None:
+        return []
+    words = re.findall(r"\w+", prompt.lower())
+    return list(dict.fromkeys(word for word in words if word not in facts.vocabulary))
+
+
+def warn_of_unknown_words(job: VideoJob) -> None:
+    """Log a warning that lists the words that the model knows, where the prompt has others."""
+    facts = registry.facts(job.pipeline.model)
+    if unknown := unknown_words(job.prompt, facts):
+        _LOG.warning(
+            "%s does not know %s. The words that it knows: %s",
+            job.pipeline.name,
+            ", ".join(map(repr, unknown)),
+            " ".join(sorted(facts.vocabulary or ())),
+        )
+
+
+def video_name(job: VideoJob) -> str:
+    """A file name that says what is in it and is unique: the prompt and the specification hash.
+
+    Letters and digits of any script are kept; everything else, path separators included, is not.
+    """
+    text = unicodedata.normalize("NFC", job.prompt).lower()
+    slug = re.sub(r"[^\w]+|_+", "-", text).strip("-")
+    while len(slug.encode()) > _NAME_LENGTH:
+        slug = slug[:-1]
+    return f"{slug.strip('-')}-{job.specification_hash[:8]}".lstrip("-")

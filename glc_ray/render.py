@@ -1,0 +1,189 @@
+"""Front door: ``python -m glc_ray.render``, ``glc-ray render``, ``from glc_ray import render``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from glc_ray.cli import FrontDoor, RenderError
+from glc_ray.config import METHODS, load_pipeline, parse_assignment, pipeline_names
+
+if TYPE_CHECKING:
+    from glc_ray.config import PipelineSpec
+    from glc_ray.store.manifest import VideoRecord
+
+_KEYS = {
+    "num_frames": "video.num_frames",
+    "fps": "video.fps",
+    "steps": "sampling.num_steps",
+    "guidance_scale": "sampling.guidance_scale",
+    "workers": "resources.denoisers.count",
+    "method": "method",
+}
+"""The specification key that each option sets."""
+
+
+def render(
+    prompt: str | None = None,
+    *,
+    pipeline: str = "toyworld",
+    seed: int = 0,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    workers: int | None = None,
+    method: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output: str = "output",
+    address: str | None = None,
+    quiet: bool = True,
+) -> VideoRecord:
+    """Render one long video on Ray and wait for it.
+
+    Args:
+        prompt: what the video shows; None renders the pipeline's own.
+        pipeline: name or path of a pipeline file.
+        seed: of all randomness; same job, same bits.
+        num_frames: pixel frames, 4k+1 for CogVideoX.
+        fps: frames per second of the file.
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance; 1 turns it off.
+        workers: denoiser actors.
+        method: long-video method.
+        options: further specification keys by dotted path, ``{"glc.vmcr": False}``.
+        output: folder or URI.
+        address: of a running Ray cluster; None uses a running one and else starts one here.
+        quiet: show no progress.
+
+    Returns:
+        The manifest row, a ``glc_ray.store.manifest.VideoRecord``.
+
+    Raises:
+        UserError: the request cannot be rendered; nothing was started.
+        RenderError: the video failed.
+    """
+    given: dict[str, Any] = {
+        "num_frames": num_frames,
+        "fps": fps,
+        "steps": steps,
+        "workers": workers,
+    }
+    given |= {"guidance_scale": guidance_scale, "method": method}
+    overrides = [(_KEYS[name], value) for name, value in given.items() if value is not None]
+    spec = load_pipeline(pipeline, [*overrides, *(options or {}).items()])
+    record = _render(spec, prompt, seed, output, address, quiet)
+    if record.status != "done":
+        raise RenderError(f"{record.name}: {record.error}")
+    return record
+
+
+def _render(
+    spec: PipelineSpec, prompt: str | None, seed: int, output: str, address: str | None, quiet: bool
+) -> VideoRecord:
+    # Late, so that --help and a wrong key answer at once: these import torch, diffusers and Ray.
+    from rich.console import Console
+
+    from glc_ray.job import build_job, warn_of_unknown_words
+    from glc_ray.media.encode import find_ffmpeg
+    from glc_ray.store import manifest
+    from glc_ray.store.output import Output
+
+    job = build_job(spec, prompt, seed)
+    find_ffmpeg()
+    place = Output(output)
+    place.prepare()
+    warn_of_unknown_words(job)
+
+    from glc_ray.display import watching
+    from glc_ray.runtime.cluster import connected
+    from glc_ray.runtime.pipeline import Run
+
+    with connected(address, spec):
+        run = Run(spec, place.location)
+        with watching(run.progress, 1, Console(stderr=True, quiet=quiet)):
+            (record,) = run.records([job])
+    manifest.upsert(place, record)
+    return record
+
+
+@click.command(cls=FrontDoor)
+@click.option("--prompt", metavar="TEXT", help="What the video shows. Default: the pipeline's own.")
+@click.option("--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX.")
+@click.option("--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps.")
+@click.option("--guidance-scale", type=float, metavar="G", help="Classifier-free guidance.")
+@click.option("--workers", type=int, metavar="N", help="Denoiser actors.")
+@click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}.")
+@click.option(
+    "--pipeline",
+    default="toyworld",
+    metavar="NAME|FILE.yaml",
+    help=f"Model and settings: {', '.join(pipeline_names())}, or a file of yours. [toyworld]",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Any key of the pipeline file, applied last, e.g. --set glc.vmcr=false. Repeatable.",
+)
+@click.option("--fps", type=float, metavar="F", help="Frames per second of the file.")
+@click.option("--output", default="output", metavar="URI", help="Folder or URI. [output]")
+@click.option(
+    "--address",
+    metavar="RAY",
+    help="A running Ray cluster. Default: the one that runs "
+    "here or that RAY_ADDRESS names; else one is started.",
+)
+def main(
+    prompt: str | None, pipeline: str, assignments: tuple[str, ...], output: str, **given: Any
+) -> None:
+    """Render a long video from a prompt, on a Ray cluster.
+
+    \b
+    Examples:
+      python -m glc_ray.render --prompt "a blue box rolls over the desert at night"
+      python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/renders
+      ray job submit --working-dir . -- python -m glc_ray.render --pipeline cogvideox-2b \\
+          --prompt "waves on a beach" --num-frames 289 --output s3://bucket/renders
+
+    OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
+    """
+    record = render(
+        prompt,
+        pipeline=pipeline,
+        options=dict(map(parse_assignment, assignments)),
+        output=output,
+        quiet=False,
+        **given,
+    )
+    from glc_ray.store.output import MANIFEST, Output
+
+    place = Output(output)
+    click.echo(
+        f"{record.num_frames} frames of {record.width}x{record.height} in {record.total_s:.0f} s: "
+        f"denoise {record.denoise_s:.1f} s, fuse {record.fuse_s:.1f} s, "
+        f"refine {record.update_s:.1f} s, decode {record.decode_s:.1f} s, "
+        f"encode {record.encode_s:.1f} s"
+    )
+    click.echo(f"video          {place.uri(record.path)}")
+    click.echo(f"contact sheet  {place.uri(record.contact_sheet)}")
+    click.echo(f"manifest       {place.uri(MANIFEST)}")
+
+
+class _CallableModule(ModuleType):
+    """``from glc_ray import render`` gives this module, whatever was imported before; call it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return render(*args, **kwargs)
+
+
+if __name__ == "__main__":
+    main()
+else:
+    sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,67 @@
+"""The Ray Data graph: jobs -> coordinate -> decode and encode -> manifest rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.job import video_name
+from glc_ray.runtime.board import Board
+from glc_ray.runtime.messages import VideoProgress
+from glc_ray.runtime.pool import start_denoisers
+from glc_ray.runtime.stages import DecodeEncodeStage, DenoiseStage, row_of
+from glc_ray.store.manifest import VideoRecord
+
+
+class Run:
+    """Renders jobs of one pipeline on the cluster that this process is connected to.
+
+    Args:
+        pipeline: model, resources and settings that all jobs share.
+        output: where videos go.
+    """
+
+    def __init__(self, pipeline: PipelineSpec, output: str) -> None:
+        self._pipeline = pipeline
+        self._output = output
+        self._board = ray.remote(Board).options(num_cpus=0).remote()
+        self._workers = start_denoisers(pipeline)
+
+    def progress(self) -> list[VideoProgress]:
+        """Where the videos stand now."""
+        return ray.get(self._board.snapshot.remote())
+
+    def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
+        """Render ``jobs``; yields each video's record as it is finished or has failed."""
+        for row in self._graph(jobs).iter_rows():
+            yield VideoRecord(**row)
+
+    def _graph(self, jobs: Sequence[VideoJob]) -> ray.data.Dataset:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        # One row a block: a finished video is decoded while the next is denoised.
+        rows = [row_of(job, video_name(job)) for job in jobs]
+        return (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(
+                DenoiseStage,
+                fn_constructor_args=(self._pipeline, self._workers, self._board),
+                **_actors(self._pipeline.resources.coordinators.count, len(rows)),
+                num_cpus=0,
+            )
+            .map(
+                DecodeEncodeStage,
+                fn_constructor_args=(self._pipeline, self._output, self._board),
+                **_actors(self._pipeline.resources.decoders.count, len(rows)),
+                num_cpus=self._pipeline.resources.decoders.num_cpus,
+                num_gpus=self._pipeline.resources.decoders.num_gpus,
+            )
+        )
+
+
+def _actors(count: int, num_rows: int) -> dict[str, Any]:
+    return {"compute": ActorPoolStrategy(size=min(count, num_rows))}

@@ -1,0 +1,148 @@
+"""The stages of the Ray Data graph: denoise with a coordinator, then decode and encode.
+
+A row is one video. A stage never raises: a video that fails goes on as a row with its error, so
+that the others are rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayError
+
+from glc_ray import __version__
+from glc_ray.backbones.registry import load_frame_decoder
+from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.media.write import write_video
+from glc_ray.runtime.coordinator import Coordinator
+from glc_ray.runtime.denoiser import assigned_device
+from glc_ray.runtime.messages import Timings, VideoProgress
+from glc_ray.runtime.pool import reason
+from glc_ray.store.manifest import VideoRecord
+from glc_ray.store.output import Output, contact_sheet_path, video_path
+
+Row: TypeAlias = dict[str, Any]
+
+_VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
+
+
+def row_of(job: VideoJob, name: str) -> Row:
+    """What enters the graph."""
+    return {"job": job.model_dump_json(), "name": name}
+
+
+class DenoiseStage:
+    """Row of a job -> the same with ``latents`` (K, C, H, W) float32 and ``timings``.
+
+    Owns one coordinator actor, which dies with it.
+    """
+
+    def __init__(self, pipeline: PipelineSpec, workers: list[Any], board: Any) -> None:
+        resources = pipeline.resources.coordinators
+        actor = ray.remote(Coordinator).options(
+            num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
+        )
+        self._coordinator = actor.remote(workers, board, pipeline.fuse.threads)
+
+    def __call__(self, row: Row) -> Row:
+        job = VideoJob.model_validate_json(row["job"])
+        row = {**row, "started": time.time(), "error": ""}
+        try:
+            latents, timings = ray.get(self._coordinator.denoise.remote(job, row["name"]))
+        except RayError as error:
+            latents, timings = np.zeros((1, 0, 0, 0, 0), np.float32), Timings()
+            row["error"] = reason(error)
+        return {**row, "latents": latents[0], "timings": json.dumps(asdict(timings))}
+
+
+class DecodeEncodeStage:
+    """Row with ``latents`` -> the manifest row; the video and its contact sheet are stored.
+
+    Frames live in this process alone, one temporal batch at a time.
+    """
+
+    def __init__(self, pipeline: PipelineSpec, output: str, board: Any) -> None:
+        torch.set_num_threads(pipeline.decode.threads)
+        self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
+        self._output = Output(output)
+        self._board = board
+
+    def __call__(self, row: Row) -> Row:
+        job = VideoJob.model_validate_json(row["job"])
+        name = row["name"]
+        record: dict[str, Any] = {
+            "id": job.specification_hash[:16],
+            "name": name,
+            "prompt": job.prompt,
+            "seed": job.seed,
+            "specification_hash": job.specification_hash,
+            "specification": row["job"],
+            "versions": json.dumps(versions()),
+            **json.loads(row["timings"]),
+        }
+        error = row["error"]
+        if not error:
+            try:
+                record |= self._write(job, name, row["latents"])
+            except Exception as failure:
+                error = f"decode and encode: {type(failure).__name__}: {failure}"
+        record |= {"status": "failed" if error else "done", "error": error}
+        record["total_s"] = time.time() - row["started"]
+        self._tell(job, VideoProgress(name, record["status"]))
+        return asdict(VideoRecord(**record))
+
+    def _write(self, job: VideoJob, name: str, latents_FCHW: np.ndarray) -> dict[str, Any]:
+        num_frames = job.pipeline.video.num_frames
+
+        def on_frames(done: int) -> None:
+            progress = VideoProgress(name, "decoding", frames_done=done, num_frames=num_frames)
+            self._tell(job, progress)
+
+        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+            video, sheet = Path(folder) / "video.mp4", Path(folder) / "sheet.png"
+            report = write_video(
+                self._decoder,
+                torch.tensor(latents_FCHW)[None],
+                video,
+                sheet,
+                num_frames=num_frames,
+                fps=job.pipeline.video.fps,
+                prompt=job.prompt,
+                crf=job.pipeline.encode.crf,
+                preset=job.pipeline.encode.preset,
+                metadata={
+                    "title": job.prompt,
+                    "comment": f"glc-ray seed={job.seed} specification={job.specification_hash}",
+                },
+                on_frames=on_frames,
+            )
+            size_bytes = self._output.put(video, video_path(name))
+            self._output.put(sheet, contact_sheet_path(name))
+        return {
+            "num_frames": report.num_frames,
+            "fps": job.pipeline.video.fps,
+            "width": report.width,
+            "height": report.height,
+            "size_bytes": size_bytes,
+            "path": video_path(name),
+            "contact_sheet": contact_sheet_path(name),
+            "decode_s": report.decode_s,
+            "encode_s": report.encode_s,
+        }
+
+    def _tell(self, job: VideoJob, progress: VideoProgress) -> None:
+        self._board.report.remote(job.specification_hash, progress)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a video."""
+    return {"glc-ray": __version__} | {name: version(name) for name in _VERSIONED}

@@ -1,0 +1,163 @@
+"""The denoising loop, once: plan -> denoise -> fuse -> step -> update, given any Denoiser.
+
+With ``LocalDenoiser`` it runs in this process and is the oracle of every distributed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glc_ray.core.fusion import Fusion
+from glc_ray.protocols import (
+    Backbone,
+    Conditioning,
+    Denoiser,
+    Method,
+    NoiseScheduler,
+    StepPlan,
+    Window,
+)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one finished step took."""
+
+    step_index: int
+    num_steps: int
+    timestep: int
+    num_windows: int
+    denoise_s: float
+    """Waiting for predictions."""
+    fuse_s: float
+    """Fusion and the scheduler's step."""
+    update_s: float
+    """The method's update (VMCR)."""
+
+
+OnStep = Callable[[StepReport, Tensor], None]
+
+
+@torch.no_grad()
+def sample(
+    latents_BFCHW: Tensor,
+    *,
+    method: Method,
+    scheduler: NoiseScheduler,
+    denoiser: Denoiser,
+    start_step: int = 0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Denoise the latents of one long video (Algorithm 1).
+
+    Args:
+        latents_BFCHW: z at the noise level of ``start_step``, float32, (1, K, C, H, W).
+        method: gives each step's windows and its update.
+        scheduler: steps once on the full latents (decided: also right for multistep and
+            stochastic schedulers).
+        denoiser: gives the guided prediction of every window, in window order.
+        start_step: position in ``scheduler.timesteps`` to begin at.
+        on_step: called after each step with its report and the new latents.
+
+    Returns:
+        The clean latents, float32, (1, K, C, H, W).
+
+    Raises:
+        FloatingPointError: a step's fused prediction is not finite.
+    """
+    for step_index in range(start_step, len(scheduler.timesteps)):
+        timestep = scheduler.timesteps[step_index]
+        plan = method.plan(step_index, timestep)
+        clock = _Clock()
+        fusion = Fusion(plan, latents_BFCHW.shape, device=latents_BFCHW.device)
+        for window, window_prediction in denoiser.denoise(latents_BFCHW, plan):
+            clock.lap("denoise")
+            fusion.add(window, window_prediction)
+            clock.lap("fuse")
+        clock.lap("denoise")
+        prediction = fusion.result()
+        if not torch.isfinite(prediction).all():
+            raise FloatingPointError(
+                f"step {step_index} (timestep {timestep}): the model's prediction has NaN or "
+                "infinite values; try --set model.dtype=float32"
+            )
+        result = scheduler.step(prediction, step_index, latents_BFCHW)
+        clock.lap("fuse")
+        latents_BFCHW = method.update(result)
+        clock.lap("update")
+        if on_step is not None:
+            report = StepReport(
+                step_index=step_index,
+                num_steps=len(scheduler.timesteps),
+                timestep=timestep,
+                num_windows=len(plan.windows),
+                denoise_s=clock.seconds["denoise"],
+                fuse_s=clock.seconds["fuse"],
+                update_s=clock.seconds["update"],
+            )
+            on_step(report, latents_BFCHW)
+    return latents_BFCHW
+
+
+def gather_clips(latents_BFCHW: Tensor, windows: Sequence[Window]) -> Tensor:
+    """The clips of some windows of one video, (N, L, C, H, W)."""
+    return torch.cat([latents_BFCHW[:, list(window.frames)] for window in windows])
+
+
+class LocalDenoiser:
+    """Denoises in this process, in the same batches and on as many threads as an actor would."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        conditioning: Conditioning,
+        *,
+        guidance_scale: float,
+        batch_size: int,
+        threads: int,
+    ) -> None:
+        self.backbone = backbone
+        self.conditioning = conditioning
+        self.guidance_scale = guidance_scale
+        self.batch_size = batch_size
+        self.threads = threads
+
+    def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
+        """Yield (window, prediction (1, L, C, H, W)) in window order."""
+        for windows in plan.batches(self.batch_size):
+            clips = gather_clips(latents_BFCHW, windows)
+            with torch_threads(self.threads):
+                predictions = self.backbone.predict(
+                    clips, plan.timestep, self.conditioning, self.guidance_scale
+                )
+            yield from zip(windows, predictions.split(1), strict=True)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Fix the number of CPU threads, since it changes the last bits of a matrix product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Clock:
+    """Splits a step's time by what it was spent on."""
+
+    def __init__(self) -> None:
+        self.seconds = {"denoise": 0.0, "fuse": 0.0, "update": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self._last
+        self._last = now
