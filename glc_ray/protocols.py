@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor, device
+    import torch
+    from torch import Generator, Tensor
 
 
 class UserError(Exception):
@@ -200,7 +201,7 @@ class FrameDecoder(Protocol):
 
     tiles: TileGeometry | None
     """Tile geometry; None decodes the whole picture as one tile."""
-    device: device
+    device: torch.device
     """Where ``decode_tile`` takes latents and leaves pixels."""
 
     def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:

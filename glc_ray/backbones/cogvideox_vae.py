@@ -1,0 +1,125 @@
+"""CogVideoX's causal video VAE as a frame decoder: one temporal batch of one tile at a time.
+
+Layout suffixes: B batch, F frames, C channels, H height, W width. The VAE itself takes BCFHW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any, Literal, TypeAlias
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from glc_ray.protocols import TileAxis, TileGeometry, UserError
+
+Tiling: TypeAlias = Literal["auto", "on", "off"]
+
+
+class CogVideoXFrameDecoder:
+    """``FrameDecoder`` over a loaded ``AutoencoderKLCogVideoX``."""
+
+    def __init__(self, vae: AutoencoderKLCogVideoX, *, tiling: bool) -> None:
+        """Put the VAE to decode.
+
+        Args:
+            vae: on its device and in its precision; set to evaluation.
+            tiling: decode pictures larger than one tile in tiles of the VAE's own geometry (its
+                ``tile_*`` attributes at this moment), as after ``vae.enable_tiling()``.
+        """
+        self._vae = vae.eval().requires_grad_(False)
+        self.device: torch.device = vae.device
+        self.tiles: TileGeometry | None = tile_geometry(vae) if tiling else None
+
+    def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
+        """Slices of latent frames that diffusers decodes together; the first takes the rest."""
+        size = self._vae.num_latent_frames_batch_size
+        start, stop = 0, num_latent_frames % size + (size if num_latent_frames >= size else 0)
+        while start < num_latent_frames:
+            yield slice(start, stop)
+            start, stop = stop, stop + size
+
+    @torch.no_grad()
+    def decode_tile(self, latents_BFCHW: Tensor, cache: Any | None) -> tuple[Tensor, Any]:
+        """Decode one temporal batch of one tile.
+
+        Args:
+            latents_BFCHW: (B, f, C, h, w) as the denoiser leaves them, on the decoder's device.
+            cache: convolution caches of the tile's previous batch; None for its first.
+
+        Returns:
+            Pixels (B, frames, 3, height, width), about [-1, 1], and the tile's next cache.
+        """
+        latents_BCFHW = latents_BFCHW.to(self._vae.dtype).permute(0, 2, 1, 3, 4)
+        latents_BCFHW = 1 / self._vae.config.scaling_factor * latents_BCFHW
+        if self._vae.post_quant_conv is not None:
+            latents_BCFHW = self._vae.post_quant_conv(latents_BCFHW)
+        pixels_BCFHW, cache = self._vae.decoder(latents_BCFHW, conv_cache=cache)
+        return pixels_BCFHW.permute(0, 2, 1, 3, 4), cache
+
+
+def load_frame_decoder(
+    folder: str | PathLike[str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    tiling: Tiling = "auto",
+) -> CogVideoXFrameDecoder:
+    """Load the VAE alone.
+
+    Args:
+        folder: a model in diffusers' format or a hub id; only ``vae/`` is read, safetensors only.
+        dtype: precision of weights and activations.
+        device: where it decodes.
+        tiling: ``off`` decodes whole pictures; ``on`` decodes pictures larger than one tile in
+            tiles; ``auto`` does so where the VAE's tiles make up the picture without gaps.
+
+    Raises:
+        UserError: ``on`` for a VAE whose tiles do not make up a picture.
+    """
+    vae = AutoencoderKLCogVideoX.from_pretrained(
+        folder, subfolder="vae", torch_dtype=dtype, use_safetensors=True
+    ).to(device)
+    fits = _makes_up_picture(vae)
+    if tiling == "on" and not fits:
+        raise UserError(
+            f"decode.tiling = 'on': tiles of {vae.tile_sample_min_height} x "
+            f"{vae.tile_sample_min_width} pixels (half of the VAE's sample_height and "
+            f"sample_width) do not make up a picture for {folder}; use 'off' or 'auto'"
+        )
+    return CogVideoXFrameDecoder(vae, tiling=tiling != "off" and fits)
+
+
+def tile_geometry(vae: AutoencoderKLCogVideoX) -> TileGeometry:
+    """The integers that ``tiled_decode`` computes from the VAE's ``tile_*`` attributes."""
+    return TileGeometry(
+        height=_axis(
+            vae.tile_latent_min_height, vae.tile_sample_min_height, vae.tile_overlap_factor_height
+        ),
+        width=_axis(
+            vae.tile_latent_min_width, vae.tile_sample_min_width, vae.tile_overlap_factor_width
+        ),
+    )
+
+
+def _axis(latent_size: int, sample_size: int, overlap: float) -> TileAxis:
+    blend_extent = int(sample_size * overlap)
+    return TileAxis(
+        latent_size=latent_size,
+        latent_stride=int(latent_size * (1 - overlap)),
+        blend_extent=blend_extent,
+        limit=sample_size - blend_extent,
+    )
+
+
+def _makes_up_picture(vae: AutoencoderKLCogVideoX) -> bool:
+    """Whether each tile keeps as many pixels as lie between its start and the next one's.
+
+    Small tiles do not (integers are rounded down on the way): a picture of 64 x 96 pixels comes
+    out of ``tiled_decode`` as 70 x 110 where a tile is 32 x 48.
+    """
+    ratio = 2 ** (len(vae.config.block_out_channels) - 1)
+    tiles = tile_geometry(vae)
+    return all(axis.limit == axis.latent_stride * ratio for axis in (tiles.height, tiles.width))
