@@ -1,0 +1,159 @@
+"""GLC-Diffusion: global and local windows fused at every step, refined for steady motion.
+
+Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height, ``W`` width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from glc_ray.core.gamma import GAMMA_PRESETS, gamma
+from glc_ray.core.noise import check_chunk, plain_noise, reinitialise
+from glc_ray.core.vmcr import VMCRWeights, correct
+from glc_ray.core.windows import check_stride, global_windows, local_windows, random_shift
+from glc_ray.protocols import Path, StepPlan, StepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class GLCOptions:
+    """Parameters of GLC-Diffusion and its ablation switches; the defaults are the paper's."""
+
+    global_path: bool = True
+    """Dilated windows over the whole video (Eq. 4, 5)."""
+    local_path: bool = True
+    """Overlapping windows with a random shift (Eq. 6, 7)."""
+    stride: int | None = None
+    """Latent frames between local windows; None is half a window (decided)."""
+    gamma0: float = GAMMA_PRESETS["paper"][0]
+    """Share of the global path at t = 0 (Eq. 9)."""
+    beta: float = GAMMA_PRESETS["paper"][1]
+    """Growth of that share per train timestep (Eq. 9)."""
+    noise_reinit: bool = True
+    """Initial noise by local shuffle and frequency fusion (Eq. 11); plain noise otherwise."""
+    noise_chunk: int | None = None
+    """Latent frames shuffled together; None is 4, or the window if that is shorter (decided)."""
+    noise_order: int = 4
+    """Order of the Butterworth low-pass (decided)."""
+    noise_spatial_cutoff: float = 0.25
+    """Its cut-off along height and width, a share of the Nyquist frequency (decided)."""
+    noise_temporal_cutoff: float = 0.25
+    """Its cut-off along frames, a share of the Nyquist frequency (decided)."""
+    vmcr: bool = True
+    """Video motion consistency refinement after each step (Eq. 12–15)."""
+    vmcr_weight: float = 2e-5
+    """Step length ω of the refinement (Eq. 15)."""
+    vmcr_frequency: float = 0.2
+    """λ_f, of the frequency-wise loss (Eq. 13)."""
+    vmcr_mse: float = 0.001
+    """λ_mse, of the squared difference of motions."""
+    vmcr_phase: float = 1.0
+    """λ_phase, of the phase difference (Eq. 14)."""
+
+
+DEFAULT_OPTIONS = GLCOptions()
+
+
+class GLC:
+    """GLC-Diffusion for one video (Algorithm 1), a `glc_ray.protocols.Method`.
+
+    At native length (K = L) with ``global_path``, ``noise_reinit`` and ``vmcr`` off it is the
+    model's own sampling: one plain window a step, plain noise, no refinement.
+    """
+
+    requires: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        num_latent_frames: int,
+        window_size: int,
+        seed: int,
+        options: GLCOptions = DEFAULT_OPTIONS,
+    ) -> None:
+        """Prepare the windows of a video.
+
+        Args:
+            num_latent_frames: length K of the video, at least ``window_size``.
+            window_size: the model's native window L, in latent frames.
+            seed: of the local windows' random shifts.
+            options: parameters and ablation switches.
+
+        Raises:
+            ValueError: the video is shorter than one window, the stride or the noise chunk does not
+                fit into a window, or both paths are off.
+        """
+        if not (options.global_path or options.local_path):
+            raise ValueError(
+                "global_path and local_path are both off, so no window is left to denoise: "
+                "turn at least one on."
+            )
+        self.num_latent_frames = num_latent_frames
+        self.window_size = window_size
+        self.seed = seed
+        self.options = options
+        self.stride = max(1, window_size // 2) if options.stride is None else options.stride
+        self.noise_chunk = (
+            min(4, window_size) if options.noise_chunk is None else options.noise_chunk
+        )
+        self._global_windows = global_windows(num_latent_frames, window_size)
+        check_stride(self.stride, window_size)
+        check_chunk(self.noise_chunk, window_size)
+        self._vmcr_weights = VMCRWeights(
+            frequency=options.vmcr_frequency, mse=options.vmcr_mse, phase=options.vmcr_phase
+        )
+
+    def initial_noise(self, shape_BFCHW: tuple[int, ...], generator: Generator) -> Tensor:
+        """Noise z_T (B, K, C, H, W) in float32: reinitialised (Eq. 11), or plain if that is off."""
+        assert shape_BFCHW[1] == self.num_latent_frames, "noise for another length of video"
+        if not self.options.noise_reinit:
+            return plain_noise(shape_BFCHW, generator)
+        return reinitialise(
+            shape_BFCHW,
+            self.window_size,
+            generator,
+            chunk_size=self.noise_chunk,
+            order=self.options.noise_order,
+            spatial_cutoff=self.options.noise_spatial_cutoff,
+            temporal_cutoff=self.options.noise_temporal_cutoff,
+        )
+
+    def plan(self, step_index: int, timestep: int) -> StepPlan:
+        """The step's windows: global first, then local (Eq. 4–7), with their shares (Eq. 9).
+
+        A path whose share is 0 is left out: its model forwards would count for nothing.
+        """
+        share = self.global_share(timestep)
+        paths: list[Path] = []
+        if share > 0:
+            paths.append(Path(name="global", share=share, windows=self._global_windows))
+        if share < 1:
+            first_index = len(self._global_windows) if paths else 0
+            paths.append(self._local_path(step_index, 1 - share, first_index))
+        return StepPlan(step_index=step_index, timestep=timestep, paths=tuple(paths))
+
+    def global_share(self, timestep: int) -> float:
+        """γ(t) with both paths on, else 1 or 0 (Eq. 9)."""
+        if self.options.global_path and self.options.local_path:
+            return gamma(timestep, gamma0=self.options.gamma0, beta=self.options.beta)
+        return float(self.options.global_path)
+
+    def update(self, result: StepResult) -> Tensor:
+        """The next step's latents: z_{t−1}, refined for steady motion if VMCR is on (Eq. 15)."""
+        if not self.options.vmcr:
+            return result.prev_sample
+        return correct(
+            result.prev_sample,
+            result.pred_original_sample,
+            result.alpha_cumprod_prev,
+            step_size=self.options.vmcr_weight,
+            weights=self._vmcr_weights,
+        )
+
+    def _local_path(self, step_index: int, share: float, first_index: int) -> Path:
+        shift = random_shift(self.seed, step_index, self.stride)
+        windows = local_windows(
+            self.num_latent_frames, self.window_size, self.stride, shift, first_index=first_index
+        )
+        return Path(name="local", share=share, windows=windows)
