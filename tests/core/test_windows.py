@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -117,8 +118,9 @@ def test_shifts_are_the_same_in_another_process():
     code = (
         "from glc_ray.core.windows import random_shift as r; print([r(-7, i, 9) for i in range(9)])"
     )
+    root = Path(__file__).parents[2]
     output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+        [sys.executable, "-c", code], cwd=root, capture_output=True, check=True, text=True
     )
     assert output.stdout.strip() == str([random_shift(-7, step, 9) for step in range(9)])
 
