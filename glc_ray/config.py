@@ -86,11 +86,25 @@ class GLCSpec(_Spec):
     gamma: GammaSpec = GammaSpec()
     """Share of the global path."""
     noise_reinit: bool = True
-    """Initial noise by local shuffle and frequency fusion (Eq. 11)."""
+    """Initial noise by local shuffle and frequency fusion (Eq. 11); plain noise otherwise."""
+    noise_chunk: Count | None = None
+    """Latent frames shuffled together; none is 4, or the window if that is shorter."""
+    noise_order: Count = 4
+    """Order of the Butterworth low-pass."""
+    noise_spatial_cutoff: Annotated[float, Field(gt=0)] = 0.25
+    """Its cut-off along height and width, a share of the Nyquist frequency."""
+    noise_temporal_cutoff: Annotated[float, Field(gt=0)] = 0.25
+    """Its cut-off along frames, a share of the Nyquist frequency."""
     vmcr: bool = True
     """Video motion consistency refinement after each step (Eq. 12-15)."""
     vmcr_weight: Share = 2e-5
     """Step length omega of the refinement (Eq. 15)."""
+    vmcr_frequency: Share = 0.2
+    """lambda_f, weight of the frequency-wise loss (Eq. 13)."""
+    vmcr_mse: Share = 0.001
+    """lambda_mse, weight of the squared difference of motions (Eq. 12)."""
+    vmcr_phase: Share = 1.0
+    """lambda_phase, weight of the phase difference (Eq. 14)."""
 
 
 class DenoiseSpec(_Spec):

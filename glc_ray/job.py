@@ -8,6 +8,7 @@ import unicodedata
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob, validate
+from glc_ray.methods import registry as methods
 from glc_ray.protocols import ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
         )
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
-    return validate(
+    job: VideoJob = validate(
         VideoJob,
         {
             "prompt": prompt.strip(),
@@ -39,10 +40,15 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
         },
         where="job",
     )
+    try:
+        methods.create(job, facts)
+    except ValueError as error:
+        raise UserError(f"{pipeline.method}: {error}") from None
+    return job
 
 
 def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:
-    """Refuse lengths and strides that do not fit the model's latent frames and native window."""
+    """Refuse lengths that are not the model's: 4k+1, from its native clip on."""
     num_frames, ratio = pipeline.video.num_frames, facts.temporal_ratio
     shortest = facts.num_frames(facts.window_size)
     if num_frames < shortest:
@@ -55,16 +61,6 @@ def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:
         raise UserError(
             f"--num-frames {num_frames}: must be {ratio}k+1 for {pipeline.name}; "
             f"the nearest are {below} and {below + ratio}"
-        )
-    stride = pipeline.glc.stride
-    if stride is not None and stride > facts.window_size:
-        raise UserError(
-            f"glc.stride = {stride}: windows of {facts.window_size} latent frames would leave "
-            f"frames uncovered; allowed are 1 to {facts.window_size}"
-        )
-    if not (pipeline.glc.global_path or pipeline.glc.local_path):
-        raise UserError(
-            "glc.global_path = false and glc.local_path = false: no path is left; turn one on"
         )
 
 

@@ -5,54 +5,14 @@ Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Generator, Tensor
 
+from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
 from glc_ray.core.noise import check_chunk, plain_noise, reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
 from glc_ray.core.windows import check_stride, global_windows, local_windows, random_shift
 from glc_ray.protocols import Path, StepPlan, StepResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class GLCOptions:
-    """Parameters of GLC-Diffusion and its ablation switches; the defaults are the paper's."""
-
-    global_path: bool = True
-    """Dilated windows over the whole video (Eq. 4, 5)."""
-    local_path: bool = True
-    """Overlapping windows with a random shift (Eq. 6, 7)."""
-    stride: int | None = None
-    """Latent frames between local windows; None is half a window (decided)."""
-    gamma0: float = GAMMA_PRESETS["paper"][0]
-    """Share of the global path at t = 0 (Eq. 9)."""
-    beta: float = GAMMA_PRESETS["paper"][1]
-    """Growth of that share per train timestep (Eq. 9)."""
-    noise_reinit: bool = True
-    """Initial noise by local shuffle and frequency fusion (Eq. 11); plain noise otherwise."""
-    noise_chunk: int | None = None
-    """Latent frames shuffled together; None is 4, or the window if that is shorter (decided)."""
-    noise_order: int = 4
-    """Order of the Butterworth low-pass (decided)."""
-    noise_spatial_cutoff: float = 0.25
-    """Its cut-off along height and width, a share of the Nyquist frequency (decided)."""
-    noise_temporal_cutoff: float = 0.25
-    """Its cut-off along frames, a share of the Nyquist frequency (decided)."""
-    vmcr: bool = True
-    """Video motion consistency refinement after each step (Eq. 12–15)."""
-    vmcr_weight: float = 2e-5
-    """Step length ω of the refinement (Eq. 15)."""
-    vmcr_frequency: float = 0.2
-    """λ_f, of the frequency-wise loss (Eq. 13)."""
-    vmcr_mse: float = 0.001
-    """λ_mse, of the squared difference of motions."""
-    vmcr_phase: float = 1.0
-    """λ_phase, of the phase difference (Eq. 14)."""
-
-
-DEFAULT_OPTIONS = GLCOptions()
 
 
 class GLC:
@@ -70,7 +30,7 @@ class GLC:
         num_latent_frames: int,
         window_size: int,
         seed: int,
-        options: GLCOptions = DEFAULT_OPTIONS,
+        options: GLCSpec,
     ) -> None:
         """Prepare the windows of a video.
 
@@ -97,6 +57,7 @@ class GLC:
         self.noise_chunk = (
             min(4, window_size) if options.noise_chunk is None else options.noise_chunk
         )
+        self._gamma0, self._beta = _gamma_parameters(options.gamma)
         self._global_windows = global_windows(num_latent_frames, window_size)
         check_stride(self.stride, window_size)
         check_chunk(self.noise_chunk, window_size)
@@ -136,7 +97,7 @@ class GLC:
     def global_share(self, timestep: int) -> float:
         """γ(t) with both paths on, else 1 or 0 (Eq. 9)."""
         if self.options.global_path and self.options.local_path:
-            return gamma(timestep, gamma0=self.options.gamma0, beta=self.options.beta)
+            return gamma(timestep, gamma0=self._gamma0, beta=self._beta)
         return float(self.options.global_path)
 
     def update(self, result: StepResult) -> Tensor:
@@ -157,3 +118,12 @@ class GLC:
             self.num_latent_frames, self.window_size, self.stride, shift, first_index=first_index
         )
         return Path(name="local", share=share, windows=windows)
+
+
+def _gamma_parameters(spec: GammaSpec) -> tuple[float, float]:
+    """(gamma0, beta): the preset's, unless given."""
+    gamma0, beta = GAMMA_PRESETS[spec.preset]
+    return (
+        gamma0 if spec.gamma0 is None else spec.gamma0,
+        beta if spec.beta is None else spec.beta,
+    )

@@ -14,4 +14,5 @@ def create(job: VideoJob, facts: ModelFacts) -> Method:
         num_latent_frames=facts.num_latent_frames(video.num_frames),
         window_size=facts.window_size,
         seed=job.seed,
+        options=job.pipeline.glc,
     )

@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler
 
+from glc_ray.config import GLCSpec
 from glc_ray.core.fusion import Fusion
-from glc_ray.methods.glc import GLC, GLCOptions
+from glc_ray.methods.glc import GLC
 
 SHAPE = (1, 29, 2, 3, 4)
 
@@ -28,7 +29,10 @@ def test_ddim_in_float64(step_index, prediction_type):
     scheduler.set_timesteps(10)
     timestep = int(scheduler.timesteps[step_index])
     method = GLC(
-        num_latent_frames=SHAPE[1], window_size=8, seed=3, options=GLCOptions(gamma0=0.3, beta=0.0)
+        num_latent_frames=SHAPE[1],
+        window_size=8,
+        seed=3,
+        options=GLCSpec(gamma={"gamma0": 0.3, "beta": 0.0}),
     )
     plan = method.plan(step_index, timestep)
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,152 @@
+"""Oracle 11: in this process, on 1 worker, on 3 workers, and when a worker dies: the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from glc_ray.backbones import registry
+from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.methods import registry as methods
+from glc_ray.runtime.board import Board
+from glc_ray.runtime.coordinator import Coordinator
+from glc_ray.runtime.denoiser import Denoiser
+from glc_ray.runtime.pool import DenoiseError, PoolDenoiser
+from glc_ray.sampler import LocalDenoiser, sample, torch_threads
+
+
+@contextmanager
+def actors(job: VideoJob, num_workers: int, kind: type = Denoiser) -> Iterator[list[Any]]:
+    pipeline = job.pipeline
+    actor = ray.remote(kind).options(num_cpus=0, max_restarts=-1)
+    workers = [actor.remote(pipeline.model, pipeline.denoise.threads) for _ in range(num_workers)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            ray.kill(worker)
+
+
+def on_workers(job: VideoJob, workers: list[Any]) -> np.ndarray:
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(workers, board, 1)
+    latents, timings = ray.get(coordinator.denoise.remote(job, "video"))
+    assert timings.num_windows > 0
+    return latents
+
+
+def in_process(job: VideoJob) -> np.ndarray:
+    pipeline = job.pipeline
+    backbone = registry.load_backbone(pipeline.model, torch.device("cpu"))
+    method = methods.create(job, backbone.facts)
+    shape = backbone.facts.latents_shape(pipeline.video.num_frames)
+    with torch_threads(pipeline.fuse.threads):
+        return sample(
+            method.initial_noise(shape, torch.Generator().manual_seed(job.seed)),
+            method=method,
+            scheduler=registry.load_scheduler(pipeline.model, pipeline.sampling.num_steps),
+            denoiser=LocalDenoiser(
+                backbone,
+                backbone.encode_prompt(job.prompt, ""),
+                guidance_scale=pipeline.sampling.guidance_scale,
+                batch_size=pipeline.denoise.batch_size,
+                threads=pipeline.denoise.threads,
+            ),
+        ).numpy()
+
+
+@pytest.fixture
+def job(tiny_pipeline: Path) -> VideoJob:
+    return VideoJob(prompt="a red ball", seed=5, pipeline=load_pipeline(str(tiny_pipeline)))
+
+
+def test_one_and_three_workers_equal_the_in_process_loop(ray_cluster: None, job: VideoJob) -> None:
+    expected = in_process(job)
+    assert np.isfinite(expected).all()
+    for num_workers in (1, 3):
+        with actors(job, num_workers) as workers:
+            assert np.array_equal(on_workers(job, workers), expected), f"{num_workers} workers"
+
+
+def test_embedded_model_on_two_workers_equals_the_in_process_loop(ray_cluster: None) -> None:
+    """The real model: its matrices are large enough for thread counts to matter."""
+    spec = load_pipeline("toyworld", [("video.num_frames", 41), ("sampling.num_steps", 2)])
+    job = VideoJob(prompt=spec.prompt or "", seed=1, pipeline=spec)
+    with actors(job, 2) as workers:
+        assert np.array_equal(on_workers(job, workers), in_process(job))
+
+
+def test_killed_worker_changes_nothing(ray_cluster: None, job: VideoJob) -> None:
+    with actors(job, 2, _Mortal) as workers:
+        pid = ray.get(workers[0].pid.remote())
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        latents = on_workers(job, workers)
+        killer.join()
+    assert np.array_equal(latents, in_process(job))
+
+
+def test_batch_that_always_fails_fails_its_video_with_step_and_windows(
+    ray_cluster: None, job: VideoJob
+) -> None:
+    with actors(job, 2, _Failing) as workers:
+        denoiser = PoolDenoiser(
+            workers,
+            video=job.specification_hash,
+            prompt=job.prompt,
+            negative_prompt="",
+            guidance_scale=3.0,
+            batch_size=2,
+        )
+        method = methods.create(job, registry.facts(job.pipeline.model))
+        plan = method.plan(0, 999)
+        latents = torch.zeros(registry.facts(job.pipeline.model).latents_shape(33))
+        expected = r"step 0 \(timestep 999\), windows \[0, 1\]: failed 3 times: .*no kernel"
+        with pytest.raises(DenoiseError, match=expected):
+            list(denoiser.denoise(latents, plan))
+
+
+def test_pool_that_cannot_load_its_model_says_why(ray_cluster: None, job: VideoJob) -> None:
+    with (
+        actors(job, 2, _Unloadable) as workers,
+        pytest.raises(DenoiseError, match=r"no denoiser can start: .*disk is gone"),
+    ):
+        PoolDenoiser(
+            workers,
+            video="",
+            prompt="",
+            negative_prompt="",
+            guidance_scale=3.0,
+            batch_size=2,
+        )
+
+
+class _Mortal(Denoiser):
+    """Slow enough to be killed at work; tells whom to kill."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def denoise(self, batch: Any, conditioning: Any) -> Any:
+        threading.Event().wait(0.1)
+        return super().denoise(batch, conditioning)
+
+
+class _Failing(Denoiser):
+    def denoise(self, batch: Any, conditioning: Any) -> Any:
+        raise RuntimeError("no kernel image is available")
+
+
+class _Unloadable(Denoiser):
+    def __init__(self, model: Any, threads: int) -> None:
+        raise OSError("the disk is gone")

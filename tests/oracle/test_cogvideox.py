@@ -1,0 +1,82 @@
+"""Oracle 1: at native length with GLC's features off, diffusers' own pipeline gives the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+
+from glc_ray.backbones import registry
+from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.methods import registry as methods
+from glc_ray.sampler import LocalDenoiser, sample
+
+PROMPT = "a red ball bounces over the meadow at day"
+OFF = [("glc.global_path", False), ("glc.noise_reinit", False), ("glc.vmcr", False)]
+
+
+def native_latents(model: str, seed: int, steps: int, guidance_scale: float) -> torch.Tensor:
+    """Our loop on one native window."""
+    spec = load_pipeline("toyworld", [("model.path", model), *OFF])
+    facts = registry.facts(spec.model)
+    spec = load_pipeline(
+        "toyworld",
+        [
+            ("model.path", model),
+            ("video.num_frames", facts.num_frames(facts.window_size)),
+            *OFF,
+        ],
+    )
+    job = VideoJob(prompt=PROMPT, seed=seed, pipeline=spec)
+    backbone = registry.load_backbone(spec.model, torch.device("cpu"))
+    method = methods.create(job, facts)
+    denoiser = LocalDenoiser(
+        backbone,
+        backbone.encode_prompt(PROMPT, ""),
+        guidance_scale=guidance_scale,
+        batch_size=4,
+        threads=torch.get_num_threads(),
+    )
+    shape = facts.latents_shape(spec.video.num_frames)
+    return sample(
+        method.initial_noise(shape, torch.Generator().manual_seed(seed)),
+        method=method,
+        scheduler=registry.load_scheduler(spec.model, steps),
+        denoiser=denoiser,
+    )
+
+
+def pipeline_latents(folder: Path, seed: int, steps: int, guidance_scale: float) -> torch.Tensor:
+    pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.transformer.config
+    return pipeline(
+        PROMPT,
+        num_frames=config.sample_frames,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        max_sequence_length=config.max_text_seq_length,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+    ).frames
+
+
+def test_embedded_model_equals_diffusers_pipeline() -> None:
+    from tests.conftest import TOYWORLD
+
+    ours = native_latents("package:toyworld", seed=3, steps=3, guidance_scale=5.0)
+    assert torch.equal(ours, pipeline_latents(TOYWORLD, seed=3, steps=3, guidance_scale=5.0))
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_any_folder_equals_diffusers_pipeline(
+    tiny_model: Callable[[str], Path], positions: str, guidance_scale: float, steps: int
+) -> None:
+    folder = tiny_model(positions)
+    ours = native_latents(str(folder), seed=7, steps=steps, guidance_scale=guidance_scale)
+    assert torch.equal(ours, pipeline_latents(folder, 7, steps, guidance_scale))

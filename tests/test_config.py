@@ -1,0 +1,129 @@
+"""The specification: precedence, errors that help, and a hash of just what determines the bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glc_ray.config import VideoJob, load_pipeline, parse_assignment, pipeline_names
+from glc_ray.protocols import UserError
+
+
+def message(name: str, *overrides: tuple[str, object]) -> str:
+    with pytest.raises(UserError) as error:
+        load_pipeline(name, overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", pipeline_names())
+def test_every_shipped_pipeline_is_valid(name: str) -> None:
+    assert load_pipeline(name).name == name
+
+
+def test_later_overrides_win() -> None:
+    spec = load_pipeline("toyworld", [("sampling.num_steps", 3), ("sampling.num_steps", 4)])
+    assert spec.sampling.num_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("glc.vmcr=false", ("glc.vmcr", False)),
+        ("sampling.negative_prompt=a=b", ("sampling.negative_prompt", "a=b")),
+        ("glc.vmcr_weight=2e-5", ("glc.vmcr_weight", "2e-5")),
+        ("glc.stride=", ("glc.stride", None)),
+    ],
+)
+def test_assignments_are_read_as_yaml(text: str, expected: tuple[str, object]) -> None:
+    assert parse_assignment(text) == expected
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same() -> None:
+    spec = load_pipeline("toyworld", [parse_assignment("glc.vmcr_weight=3e-5")])
+    assert spec.glc.vmcr_weight == 3e-5
+
+
+def test_unknown_key_names_the_allowed_ones_and_the_nearest() -> None:
+    text = message("toyworld", ("glc.gama.preset", "paper"))
+    assert text.startswith("pipeline toyworld: unknown key glc.gama; allowed here: ")
+    assert text.endswith("; did you mean gamma?")
+
+
+def test_wrong_value_names_key_value_and_what_is_allowed() -> None:
+    assert message("toyworld", ("glc.gamma.preset", "steep")) == (
+        "pipeline toyworld: glc.gamma.preset = 'steep' is not allowed: input should be 'paper' or "
+        "'annealed' (paper: 0.005, 0.0005 as printed; annealed: beta 0.005, strong early and gone "
+        "late)"
+    )
+
+
+def test_unknown_method_names_the_known_ones() -> None:
+    assert message("toyworld", ("method", "freenoise")) == (
+        "pipeline toyworld: method = 'freenoise' is not allowed: input should be 'glc' "
+        "(The long-video method)"
+    )
+
+
+def test_unknown_pipeline_names_the_known_ones() -> None:
+    assert message("toyword") == (
+        "--pipeline toyword: unknown pipeline; the known ones are cogvideox-2b, toyworld; "
+        "or give the path of a .yaml file"
+    )
+
+
+def test_missing_pipeline_file() -> None:
+    assert message("./nowhere.yaml") == (
+        "--pipeline ./nowhere.yaml: no such file; write one or use a known name"
+    )
+
+
+def test_pipeline_file_without_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("video: {num_frames: 49}\n")
+    expected = "pipeline mine: the key model is missing; add it to the pipeline file"
+    assert message(str(file)) == expected
+
+
+def test_key_below_a_value() -> None:
+    text = message("toyworld", ("video.fps.rate", 3))
+    assert text == "--set video.fps.rate: fps holds the value 8, not further keys"
+
+
+def test_assignment_without_a_value() -> None:
+    with pytest.raises(UserError, match=r"--set glc.vmcr: expected key.path=value, for example"):
+        parse_assignment("glc.vmcr")
+
+
+def job(*overrides: tuple[str, object], seed: int = 0) -> VideoJob:
+    return VideoJob(prompt="x", seed=seed, pipeline=load_pipeline("toyworld", overrides))
+
+
+def test_hash_ignores_where_the_work_is_done() -> None:
+    resources = ("resources.denoisers", {"count": 7, "num_cpus": 2, "num_gpus": 0.5})
+    labels = (("name", "other"), ("description", "other"), ("prompt", "other"))
+    assert job(resources, *labels).specification_hash == job().specification_hash
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        ("denoise.batch_size", 2),
+        ("denoise.threads", 2),
+        ("glc.vmcr", False),
+        ("video.fps", 9),
+        ("model.revision", "abc"),
+        ("encode.crf", 19),
+    ],
+)
+def test_hash_changes_with_whatever_may_change_the_bits(override: tuple[str, object]) -> None:
+    assert job(override).specification_hash != job().specification_hash
+
+
+def test_hash_changes_with_seed() -> None:
+    assert job(seed=1).specification_hash != job().specification_hash
+
+
+def test_hash_is_the_same_in_every_process_and_release() -> None:
+    """Pinned: a change of this value re-renders everybody's catalogs; raise FORMAT_VERSION."""
+    assert len(job().specification_hash) == 64

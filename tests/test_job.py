@@ -1,0 +1,156 @@
+"""Requests that cannot be rendered, and the names of those that can."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.job import build_job, video_name, warn_of_unknown_words
+from glc_ray.protocols import UserError
+
+
+def message(
+    *overrides: tuple[str, object], prompt: str | None = "a red ball", seed: int = 0
+) -> str:
+    with pytest.raises(UserError) as error:
+        build_job(load_pipeline("toyworld", overrides), prompt, seed)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_empty_prompt(prompt: str) -> None:
+    assert message(prompt=prompt) == (
+        f"--prompt {prompt!r}: the prompt is empty; say what the video shows, for example "
+        '--prompt "a red ball bounces over the meadow at day"'
+    )
+
+
+def test_pipeline_without_a_prompt_of_its_own() -> None:
+    assert message(("prompt", None), prompt=None).startswith("--prompt '': the prompt is empty")
+
+
+def test_frames_that_are_not_4k_plus_1_name_the_nearest() -> None:
+    assert message(("video.num_frames", 144)) == (
+        "--num-frames 144: must be 4k+1 for toyworld; the nearest are 141 and 145"
+    )
+
+
+def test_video_shorter_than_a_native_clip() -> None:
+    assert message(("video.num_frames", 21)) == (
+        "--num-frames 21: shorter than the model's native clip; toyworld renders 25 frames or more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            [("glc.stride", 8)],
+            "glc: stride is 8: it must be between 1 and the window of 7 latent frames, or "
+            "windows would leave frames uncovered.",
+        ),
+        (
+            [("glc.noise_chunk", 9)],
+            "glc: the noise chunk is 9: it must be between 1 and the window of 7 latent frames.",
+        ),
+        (
+            [("glc.global_path", False), ("glc.local_path", False)],
+            "glc: global_path and local_path are both off, so no window is left to denoise: "
+            "turn at least one on.",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_the_model(overrides: list, text: str) -> None:
+    assert message(*overrides) == text
+
+
+def test_negative_seed() -> None:
+    expected = "job: seed = -1 is not allowed: input should be greater than or equal to 0"
+    assert message(seed=-1).startswith(expected)
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    assert message(("model.path", str(tmp_path))) == (
+        f"model.path = '{tmp_path}': {tmp_path} has no model_index.json; give a folder in "
+        "diffusers' format, a hub id such as THUDM/CogVideoX-2b, or package:toyworld"
+    )
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_folder_with_a_missing_part(
+    tiny_model: Callable[[str], Path], tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder)
+    shutil.rmtree(folder / part)
+    text = message(("model.path", str(folder)))
+    assert text.startswith(f"model.path = '{folder}': the part '{part}' is missing: no *.")
+    assert text.endswith("; copy or download it again")
+
+
+def test_hub_model_that_cannot_be_had() -> None:
+    text = message(("model.path", "nobody/nothing"))
+    assert text.startswith("model.path = 'nobody/nothing' is neither a folder here nor a model")
+    assert text.endswith("give a folder in diffusers' format, a hub id, or package:toyworld")
+
+
+def test_model_of_an_unsupported_kind(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder)
+    config = folder / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"patch_size_t": null', '"patch_size_t": 2'))
+    assert "CogVideoX 1.5 (patch_size_t) is not supported" in message(("model.path", str(folder)))
+
+
+def job(prompt: str) -> VideoJob:
+    return build_job(load_pipeline("toyworld"), prompt, 0)
+
+
+def test_unknown_words_get_a_warning_that_lists_the_known_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_of_unknown_words(job("A red zebra, a red dragon over the meadow"))
+    assert "toyworld does not know 'zebra', 'dragon'. The words that it knows: " in caplog.text
+    assert " meadow " in caplog.text
+
+
+def test_known_words_get_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_unknown_words(job("A red ball bounces over the meadow at day."))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "slug"),
+    [
+        ("A red ball!", "a-red-ball"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("ein roter Ball über der Wiese", "ein-roter-ball-über-der-wiese"),
+        ("赤いボール", "赤いボール"),
+        ("x" * 500, "x" * 60),
+        ("...", ""),
+    ],
+)
+def test_names_say_what_is_in_the_file_and_never_leave_the_folder(prompt: str, slug: str) -> None:
+    made = job(prompt)
+    suffix = made.specification_hash[:8]
+    assert video_name(made) == (f"{slug}-{suffix}" if slug else suffix)
+
+
+def test_another_model_under_the_same_path_is_another_video(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder)
+    spec = load_pipeline("toyworld", [("model.path", str(folder))])
+    before = build_job(spec, "x", 0).specification_hash
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert build_job(spec, "x", 0).specification_hash != before
