@@ -127,7 +127,8 @@ class DecodeSpec(_Spec):
     """VAE decode."""
 
     tiling: Literal["auto", "on", "off"] = "auto"
-    """auto tiles pictures larger than one tile, as diffusers does."""
+    """on decodes pictures larger than one tile in tiles, as diffusers does, off never does; auto
+    does so where the VAE's tiles make up the picture without gaps."""
     threads: Count = 1
     """CPU threads of one decoder."""
 

@@ -89,7 +89,7 @@ def _render(
     from rich.console import Console
 
     from glc_ray.job import build_job, warn_of_unknown_words
-    from glc_ray.media.encode import find_ffmpeg
+    from glc_ray.media.ffmpeg import find_ffmpeg
     from glc_ray.store import manifest
     from glc_ray.store.output import Output
 

@@ -14,7 +14,8 @@ from diffusers import (
 from torch import Tensor
 
 from glc_ray.backbones import model_folder
-from glc_ray.config import ModelSpec
+from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder, load_frame_decoder
+from glc_ray.config import DecodeSpec, ModelSpec
 from glc_ray.protocols import Conditioning, ModelFacts, StepResult, UserError
 
 
@@ -42,6 +43,18 @@ def facts(model: ModelSpec) -> ModelFacts:
         height=transformer["sample_height"] * spatial_ratio,
         width=transformer["sample_width"] * spatial_ratio,
         vocabulary=model_folder.vocabulary(folder),
+    )
+
+
+def frame_decoder(
+    model: ModelSpec, decode: DecodeSpec, device: torch.device
+) -> CogVideoXFrameDecoder:
+    """Load the VAE alone."""
+    return load_frame_decoder(
+        model_folder.resolve(model),
+        dtype=getattr(torch, model.dtype),
+        device=device,
+        tiling=decode.tiling,
     )
 
 

@@ -38,6 +38,9 @@ def connected(address: str | None, pipeline: PipelineSpec) -> Iterator[None]:
 
 
 def _connect(address: str | None, resources: ResourcesSpec) -> None:
+    # What Ray says of its own workings goes to its log files, not between our lines.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted == "local" or (wanted is None and not _is_running()):
         denoisers = resources.denoisers

@@ -11,9 +11,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
 from glc_ray.runtime.board import Board
+from glc_ray.runtime.decode_stage import DecodeEncodeStage
+from glc_ray.runtime.denoise_stage import DenoiseStage, row_of
 from glc_ray.runtime.messages import VideoProgress
 from glc_ray.runtime.pool import start_denoisers
-from glc_ray.runtime.stages import DecodeEncodeStage, DenoiseStage, row_of
 from glc_ray.store.manifest import VideoRecord
 
 

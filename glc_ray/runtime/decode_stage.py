@@ -1,8 +1,4 @@
-"""The stages of the Ray Data graph: denoise with a coordinator, then decode and encode.
-
-A row is one video. A stage never raises: a video that fails goes on as a row with its error, so
-that the others are rendered.
-"""
+"""Second stage of the Ray Data graph: final latents to a stored video and its manifest row."""
 
 from __future__ import annotations
 
@@ -12,56 +8,22 @@ import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import ray
 import torch
-from ray.exceptions import RayError
 
 from glc_ray import __version__
 from glc_ray.backbones.registry import load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.media.write import write_video
-from glc_ray.runtime.coordinator import Coordinator
+from glc_ray.runtime.denoise_stage import Row
 from glc_ray.runtime.denoiser import assigned_device
-from glc_ray.runtime.messages import Timings, VideoProgress
-from glc_ray.runtime.pool import reason
+from glc_ray.runtime.messages import VideoProgress
 from glc_ray.store.manifest import VideoRecord
 from glc_ray.store.output import Output, contact_sheet_path, video_path
 
-Row: TypeAlias = dict[str, Any]
-
 _VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
-
-
-def row_of(job: VideoJob, name: str) -> Row:
-    """What enters the graph."""
-    return {"job": job.model_dump_json(), "name": name}
-
-
-class DenoiseStage:
-    """Row of a job -> the same with ``latents`` (K, C, H, W) float32 and ``timings``.
-
-    Owns one coordinator actor, which dies with it.
-    """
-
-    def __init__(self, pipeline: PipelineSpec, workers: list[Any], board: Any) -> None:
-        resources = pipeline.resources.coordinators
-        actor = ray.remote(Coordinator).options(
-            num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
-        )
-        self._coordinator = actor.remote(workers, board, pipeline.fuse.threads)
-
-    def __call__(self, row: Row) -> Row:
-        job = VideoJob.model_validate_json(row["job"])
-        row = {**row, "started": time.time(), "error": ""}
-        try:
-            latents, timings = ray.get(self._coordinator.denoise.remote(job, row["name"]))
-        except RayError as error:
-            latents, timings = np.zeros((1, 0, 0, 0, 0), np.float32), Timings()
-            row["error"] = reason(error)
-        return {**row, "latents": latents[0], "timings": json.dumps(asdict(timings))}
 
 
 class DecodeEncodeStage:
