@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from types import ModuleType
@@ -154,6 +155,8 @@ def main(
 
     OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
     """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
     record = render(
         prompt,
         pipeline=pipeline,

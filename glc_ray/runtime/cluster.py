@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ import ray
 
 from glc_ray.config import PipelineSpec, ResourcesSpec
 from glc_ray.protocols import UserError
+
+_KNOCK_S = 10.0
 
 
 @contextmanager
@@ -53,12 +56,24 @@ def _connect(address: str | None, resources: ResourcesSpec) -> None:
         )
         return
     try:
+        _knock(wanted or "auto")
         ray.init(address=wanted or "auto", logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"--address {wanted}: no Ray cluster answers there ({_first_line(error)}); "
             "start one with `ray start --head`, or leave --address out to start one here"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Find out in seconds whether anybody listens at HOST:PORT: Ray tries for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _is_running() -> bool:

@@ -1,0 +1,123 @@
+"""The whole path on real Ray: prompt in, files and manifest out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import ray
+from PIL import Image
+
+from glc_ray import render
+from glc_ray.cli import RenderError
+from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.runtime.pipeline import Run
+from glc_ray.store import manifest
+from glc_ray.store.output import Output
+
+
+def num_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_python_front_door_writes_video_sheet_and_manifest(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    record = render(pipeline=str(tiny_pipeline), seed=3, fps=12, output=str(output))
+    name = f"a-red-ball-{record.specification_hash[:8]}"
+    assert files(output) == [f"contact_sheets/{name}.png", "manifest.parquet", f"videos/{name}.mp4"]
+    assert num_frames(output / record.path) == 33
+    with Image.open(output / record.contact_sheet) as sheet:
+        assert sheet.width > 100
+    assert manifest.read(Output(str(output))) == [record]
+    assert (record.status, record.error, record.seed, record.fps) == ("done", "", 3, 12)
+    assert (record.width, record.height, record.num_frames) == (24, 16, 33)
+    assert record.size_bytes == (output / record.path).stat().st_size
+    again = VideoJob.model_validate_json(record.specification)
+    assert again.specification_hash == record.specification_hash
+    assert "torch" in json.loads(record.versions)
+    assert min(record.denoise_s, record.forward_s, record.decode_s, record.total_s) > 0
+
+
+def test_same_job_gives_the_same_file(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    videos = []
+    for workers in (1, 2):
+        output = tmp_path / str(workers)
+        record = render(pipeline=str(tiny_pipeline), workers=workers, output=str(output))
+        videos.append((output / record.path).read_bytes())
+    assert videos[0] == videos[1]
+
+
+def test_a_video_that_fails_is_a_row_and_the_others_are_rendered(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    spec = load_pipeline(str(tiny_pipeline))
+    broken = load_pipeline(str(tiny_pipeline), [("model.path", "/nowhere")])
+    jobs = [
+        VideoJob(prompt="a blue box", pipeline=broken),
+        VideoJob(prompt="a red ball", pipeline=spec),
+    ]
+    output = Output(str(tmp_path / "out"))
+    output.prepare()
+    records = {record.prompt: record for record in Run(spec, output.location).records(jobs)}
+    assert records["a red ball"].status == "done"
+    assert records["a blue box"].status == "failed"
+    assert "/nowhere has no model_index.json" in records["a blue box"].error
+
+
+def test_python_front_door_raises_where_the_video_fails_and_keeps_its_row(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "records", lambda self, jobs: iter([failed_record(jobs[0])]))
+    with pytest.raises(RenderError, match="a-red-ball: step 3, windows"):
+        render(pipeline=str(tiny_pipeline), output=str(tmp_path))
+    assert [row.status for row in manifest.read(Output(str(tmp_path)))] == ["failed"]
+
+
+def failed_record(job: VideoJob) -> manifest.VideoRecord:
+    return manifest.VideoRecord(
+        id="1",
+        name="a-red-ball",
+        prompt=job.prompt,
+        seed=job.seed,
+        specification_hash=job.specification_hash,
+        specification="{}",
+        status="failed",
+        error="step 3, windows [1]",
+    )
+
+
+def test_command_line_uses_the_running_cluster(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-m", "glc_ray.render", "--pipeline", str(tiny_pipeline)]
+        + ["--address", address, "--output", "out", "--prompt", "a zebra"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("33 frames of 24x16 in ")
+    (video,) = (tmp_path / "out" / "videos").iterdir()
+    assert f"video          {video}\n" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("warning: tiny does not know 'zebra'. The words that it knows: ")
+    assert lines[-1] == f"{video.stem}: done"
+    assert all(line.startswith((video.stem, "warning: ")) for line in lines), done.stderr

@@ -1,0 +1,80 @@
+"""The command line: bad input ends in one message and exit code 2, before anything is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from glc_ray.cli import main as glc_ray_main
+from glc_ray.render import main
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="python -m glc_ray.render")
+
+
+def test_help_names_every_option_of_the_front_door() -> None:
+    text = run("--help").output
+    for option in (
+        "--prompt --num-frames --seed --steps --guidance-scale --workers --method --pipeline "
+        "--set --fps --output --address"
+    ).split():
+        assert f"  {option} " in text
+
+
+def test_glc_ray_render_is_the_same_command() -> None:
+    outputs = [
+        CliRunner().invoke(glc_ray_main, ["render", "--help"], prog_name="glc-ray").output,
+        run("--help").output,
+    ]
+    assert [text.split("\n", 1)[1] for text in outputs[:1]] == [outputs[1].split("\n", 1)[1]]
+    assert outputs[0].startswith("Usage: glc-ray render [OPTIONS]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--prompt", ""], "--prompt '': the prompt is empty; say what the video shows"),
+        (["--num-frames", "144"], "--num-frames 144: must be 4k+1 for toyworld; the nearest are"),
+        (["--method", "magic"], "pipeline toyworld: method = 'magic' is not allowed: input should"),
+        (["--pipeline", "sora"], "--pipeline sora: unknown pipeline; the known ones are"),
+        (["--set", "glc.gama=1"], "pipeline toyworld: unknown key glc.gama; allowed here: "),
+        (["--set", "model.path=/nowhere"], "model.path = '/nowhere': /nowhere has no model_index"),
+        (["--steps", "0"], "pipeline toyworld: sampling.num_steps = 0 is not allowed: input"),
+        (["--workers", "0"], "pipeline toyworld: resources.denoisers.count = 0 is not allowed"),
+        (["--output", "/dev/null/out"], "--output /dev/null/out: cannot be written ("),
+        (["--steps", "many"], "Invalid value for '--steps': 'many' is not a valid integer."),
+    ],
+)
+def test_bad_input(arguments: list[str], text: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert text in result.stderr.replace("\n", " ")
+    assert result.stdout == ""
+
+
+def test_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLC_RAY_FFMPEG", "/nowhere/ffmpeg")
+    result = run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: GLC_RAY_FFMPEG = '/nowhere/ffmpeg': no such program")
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    """In a process of its own: a failed connection leaves traces in Ray's global state."""
+    done = subprocess.run(
+        [sys.executable, "-m", "glc_ray.render", "--address", "127.0.0.1:1", "--output", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    expected = "error: --address 127.0.0.1:1: no Ray cluster answers there ("
+    assert done.stderr.splitlines()[-1].startswith(expected)
