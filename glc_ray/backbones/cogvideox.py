@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -12,6 +13,7 @@ from diffusers import (
     CogVideoXTransformer3DModel,
 )
 from torch import Tensor
+from transformers import AutoTokenizer, T5EncoderModel
 
 from glc_ray.backbones import model_folder
 from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder, load_frame_decoder
@@ -111,37 +113,36 @@ class CogVideoXBackbone:
         unconditional, conditional = output.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
-    @cached_property
-    def _text_pipeline(self) -> CogVideoXPipeline:
-        return CogVideoXPipeline.from_pretrained(
-            self._folder,
-            transformer=None,
-            vae=None,
-            dtype=self.dtype,
-            use_safetensors=True,
-        )
-
     def _rotary(self, clips_BFCHW: Tensor) -> tuple[Tensor, Tensor] | None:
         """Window-local rotary positions (5b); sincos models (2b) add theirs at the input."""
         if not self.transformer.config.use_rotary_positional_embeddings:
             return None
         _, frames, _, height, width = clips_BFCHW.shape
-        return self._rotary_pipeline._prepare_rotary_positional_embeddings(
-            height * self.facts.spatial_ratio,
-            width * self.facts.spatial_ratio,
-            frames,
-            self.device,
+        ratio = self.facts.spatial_ratio
+        return self._bare_pipeline._prepare_rotary_positional_embeddings(
+            height * ratio, width * ratio, frames, self.device
         )
 
     @cached_property
-    def _rotary_pipeline(self) -> CogVideoXPipeline:
-        pipeline = CogVideoXPipeline(
-            tokenizer=None,
-            text_encoder=None,
-            vae=None,
-            transformer=self.transformer,
-            scheduler=None,
+    def _text_pipeline(self) -> CogVideoXPipeline:
+        """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
+        return self._pipeline(
+            tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
+            text_encoder=T5EncoderModel.from_pretrained(
+                self._folder / "text_encoder", dtype=self.dtype, use_safetensors=True
+            ),
         )
+
+    @cached_property
+    def _bare_pipeline(self) -> CogVideoXPipeline:
+        """For diffusers' own rotary positions."""
+        return self._pipeline(tokenizer=None, text_encoder=None)
+
+    def _pipeline(self, **text_parts: Any) -> CogVideoXPipeline:
+        pipeline = CogVideoXPipeline(
+            vae=None, scheduler=None, transformer=self.transformer, **text_parts
+        )
+        # Without a VAE the pipeline would assume 8.
         pipeline.vae_scale_factor_spatial = self.facts.spatial_ratio
         return pipeline
 

@@ -50,7 +50,7 @@ def native_latents(model: str, seed: int, steps: int, guidance_scale: float) -> 
 
 
 def pipeline_latents(folder: Path, seed: int, steps: int, guidance_scale: float) -> torch.Tensor:
-    pipeline = CogVideoXPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = CogVideoXPipeline.from_pretrained(folder).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     config = pipeline.transformer.config
     return pipeline(
