@@ -14,6 +14,8 @@ from glc_ray.config import PipelineSpec, ResourcesSpec
 from glc_ray.protocols import UserError
 
 _KNOCK_S = 10.0
+_LOOPBACK = "127.0.0.2"
+"""Ray rewrites 127.0.0.1 to the machine's own address, which others can reach."""
 
 
 @contextmanager
@@ -41,9 +43,6 @@ def connected(address: str | None, pipeline: PipelineSpec) -> Iterator[None]:
 
 
 def _connect(address: str | None, resources: ResourcesSpec) -> None:
-    # What Ray says of its own workings goes to its log files, not between our lines.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     wanted = address or os.environ.get("RAY_ADDRESS")
     if wanted == "local" or (wanted is None and not _is_running()):
         denoisers = resources.denoisers
@@ -51,6 +50,7 @@ def _connect(address: str | None, resources: ResourcesSpec) -> None:
             address="local",
             num_cpus=max(os.cpu_count() or 1, int(denoisers.count * denoisers.num_cpus)),
             include_dashboard=False,
+            _node_ip_address=_LOOPBACK,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )

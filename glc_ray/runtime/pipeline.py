@@ -12,7 +12,7 @@ from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
 from glc_ray.runtime.board import Board
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
-from glc_ray.runtime.denoise_stage import DenoiseStage, row_of
+from glc_ray.runtime.denoise_stage import DenoiseStage, Row, row_of
 from glc_ray.runtime.messages import VideoProgress
 from glc_ray.runtime.pool import start_denoisers
 from glc_ray.store.manifest import VideoRecord
@@ -27,10 +27,11 @@ class Run:
     """
 
     def __init__(self, pipeline: PipelineSpec, output: str) -> None:
-        self._pipeline = pipeline
-        self._output = output
         self._board = ray.remote(Board).options(num_cpus=0).remote()
         self._workers = start_denoisers(pipeline)
+        # In a process of its own, so that Ray Data's messages go to Ray's logs.
+        graph = ray.remote(_Graph).options(num_cpus=0)
+        self._graph = graph.remote(pipeline, output, self._workers, self._board)
 
     def progress(self) -> list[VideoProgress]:
         """Where the videos stand now."""
@@ -38,31 +39,39 @@ class Run:
 
     def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
-        for row in self._graph(jobs).iter_rows():
-            yield VideoRecord(**row)
+        for row in self._graph.rows.options(num_returns="streaming").remote(list(jobs)):
+            yield VideoRecord(**ray.get(row))
 
-    def _graph(self, jobs: Sequence[VideoJob]) -> ray.data.Dataset:
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        # One row a block: a finished video is decoded while the next is denoised.
-        rows = [row_of(job, video_name(job)) for job in jobs]
+
+class _Graph:
+    """Actor that runs the Ray Data graph."""
+
+    def __init__(self, pipeline: PipelineSpec, output: str, workers: list[Any], board: Any) -> None:
+        self._pipeline = pipeline
+        self._output = output
+        self._workers = workers
+        self._board = board
+
+    def rows(self, jobs: list[VideoJob]) -> Iterator[Row]:
+        DataContext.get_current().enable_progress_bars = False
+        yield from self._dataset([row_of(job, video_name(job)) for job in jobs]).iter_rows()
+
+    def _dataset(self, rows: list[Row]) -> ray.data.Dataset:
+        resources = self._pipeline.resources
         return (
+            # One row a block: a finished video is decoded while the next is denoised.
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .map(
                 DenoiseStage,
                 fn_constructor_args=(self._pipeline, self._workers, self._board),
-                **_actors(self._pipeline.resources.coordinators.count, len(rows)),
+                compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
                 num_cpus=0,
             )
             .map(
                 DecodeEncodeStage,
                 fn_constructor_args=(self._pipeline, self._output, self._board),
-                **_actors(self._pipeline.resources.decoders.count, len(rows)),
-                num_cpus=self._pipeline.resources.decoders.num_cpus,
-                num_gpus=self._pipeline.resources.decoders.num_gpus,
+                compute=ActorPoolStrategy(size=min(resources.decoders.count, len(rows))),
+                num_cpus=resources.decoders.num_cpus,
+                num_gpus=resources.decoders.num_gpus,
             )
         )
-
-
-def _actors(count: int, num_rows: int) -> dict[str, Any]:
-    return {"compute": ActorPoolStrategy(size=min(count, num_rows))}
