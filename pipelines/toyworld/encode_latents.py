@@ -20,7 +20,7 @@ from torch.nn import functional
 from train_vae import BUILD
 from training import load_average
 
-NUM_CLIPS, NUM_CLIPS_MEASURED = 4000, 100
+NUM_CLIPS, NUM_CLIPS_MEASURED = 3600, 100
 NUM_LATENT_FRAMES = 12
 NUM_FRAMES = 4 * (NUM_LATENT_FRAMES - 1) + 1
 SEED = 10**7

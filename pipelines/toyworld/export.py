@@ -12,13 +12,15 @@ from training import load_average
 FOLDER = Path("glc_ray/backbones/toyworld")
 
 
-def assemble(vae_checkpoint: Path | None, denoiser_checkpoint: Path | None) -> CogVideoXPipeline:
-    """The pipeline in float32; a part without a checkpoint keeps its random weights."""
+def assemble(build: Path) -> CogVideoXPipeline:
+    """The pipeline in float32; a part that has no checkpoint in `build` keeps random weights."""
     vae, transformer = models.build_vae(), models.build_transformer()
-    if vae_checkpoint is not None:
-        vae.load_state_dict(torch.load(vae_checkpoint, weights_only=True))
-    if denoiser_checkpoint is not None:
-        load_average(transformer, denoiser_checkpoint)
+    if (build / "vae_scaled.pt").exists():
+        vae.load_state_dict(torch.load(build / "vae_scaled.pt", weights_only=True))
+    if (build / "decoder.pt").exists():
+        load_average(vae.decoder, build / "decoder.pt")
+    if (build / "denoiser.pt").exists():
+        load_average(transformer, build / "denoiser.pt")
     return CogVideoXPipeline(
         tokenizer=models.build_tokenizer(),
         text_encoder=models.build_text_encoder(),
@@ -43,11 +45,7 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=BUILD)
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
-    vae, denoiser = (
-        path if path.exists() else None
-        for path in (args.build / "vae_scaled.pt", args.build / "denoiser.pt")
-    )
-    assemble(vae, denoiser).to(torch.float16).save_pretrained(args.folder)
+    assemble(args.build).to(torch.float16).save_pretrained(args.folder)
     _tidy(args.folder)
     size_bytes = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
     print(f"{args.folder}: {size_bytes / 1e6:.1f} MB")

@@ -11,7 +11,7 @@ import world
 from training import Trainer, learning_rate_scale
 
 BUILD = Path("build/toyworld")
-CROP_STEPS, FULL_STEPS = 1300, 200
+CROP_STEPS, FULL_STEPS = 1700, 200
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 5e-5
 OBJECT_WEIGHT = 3.0
@@ -43,14 +43,18 @@ def crop(rng: np.random.Generator, mask: np.ndarray) -> tuple[slice, slice]:
     return slice(top, top + CROP_HEIGHT), slice(left, left + CROP_WIDTH)
 
 
+def weighted_error(reconstruction, video, mask) -> torch.Tensor:
+    """Mean absolute plus squared error, with more weight on the object."""
+    error = reconstruction - video
+    return ((1 + OBJECT_WEIGHT * mask) * (error.abs() + error.square())).mean()
+
+
 def loss_of(vae, video, mask) -> torch.Tensor:
-    """Weighted L1 and squared error of the sampled reconstruction, with a light KL term."""
+    """Weighted error of the reconstruction from sampled latents, with a light KL term."""
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(video).latent_dist
         reconstruction = vae.decode(posterior.sample()).sample
-    error = reconstruction.float() - video
-    weight = 1 + OBJECT_WEIGHT * mask
-    fidelity = (weight * (error.abs() + error.square())).mean()
+    fidelity = weighted_error(reconstruction.float(), video, mask)
     latents = posterior.mean.numel()
     return fidelity + KL_WEIGHT * posterior.kl().float().sum() / latents
 
