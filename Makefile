@@ -37,5 +37,8 @@ format: $(VENV)/.dev ## Format the code
 toyworld-check: $(VENV)/.runtime ## Does the embedded model show what its prompts say?
 	$(BIN)/python pipelines/toyworld/check.py
 
+bench: $(VENV)/.runtime ## Denoise in one process and on 1 and 2 workers: ratios
+	$(BIN)/python -m glc_ray.bench
+
 clean: ## Remove the environment and build products
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

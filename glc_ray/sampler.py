@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glc_ray.backbones import registry as backbones
+from glc_ray.config import VideoJob
 from glc_ray.core.fusion import Fusion
+from glc_ray.methods import registry as methods
 from glc_ray.protocols import (
     Backbone,
     Conditioning,
@@ -105,6 +108,22 @@ def sample(
     return latents_BFCHW
 
 
+def sample_job(job: VideoJob, denoiser: Denoiser, *, on_step: OnStep | None = None) -> Tensor:
+    """Render the latents of a job, from its seed's noise on: (1, K, C, H, W) float32."""
+    pipeline = job.pipeline
+    facts = backbones.facts(pipeline.model)
+    method = methods.create(job, facts)
+    shape_BFCHW = facts.latents_shape(pipeline.video.num_frames)
+    noise_BFCHW = method.initial_noise(shape_BFCHW, torch.Generator().manual_seed(job.seed))
+    return sample(
+        noise_BFCHW,
+        method=method,
+        scheduler=backbones.load_scheduler(pipeline.model, pipeline.sampling.num_steps),
+        denoiser=denoiser,
+        on_step=on_step,
+    )
+
+
 def gather_clips(latents_BFCHW: Tensor, windows: Sequence[Window]) -> Tensor:
     """The clips of some windows of one video, (N, L, C, H, W)."""
     return torch.cat([latents_BFCHW[:, list(window.frames)] for window in windows])
@@ -127,6 +146,21 @@ class LocalDenoiser:
         self.guidance_scale = guidance_scale
         self.batch_size = batch_size
         self.threads = threads
+
+    @classmethod
+    def of(cls, job: VideoJob, device: torch.device) -> LocalDenoiser:
+        """Load a job's model and encode its prompt."""
+        pipeline = job.pipeline
+        backbone = backbones.load_backbone(pipeline.model, device)
+        with torch_threads(pipeline.denoise.threads):
+            conditioning = backbone.encode_prompt(job.prompt, pipeline.sampling.negative_prompt)
+        return cls(
+            backbone,
+            conditioning,
+            guidance_scale=pipeline.sampling.guidance_scale,
+            batch_size=pipeline.denoise.batch_size,
+            threads=pipeline.denoise.threads,
+        )
 
     def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
         """Yield (window, prediction (1, L, C, H, W)) in window order."""

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from glc_ray.backbones import registry as backbones
 from glc_ray.config import VideoJob
-from glc_ray.methods import registry as methods
 from glc_ray.runtime.messages import Timings, VideoProgress
 from glc_ray.runtime.pool import PoolDenoiser
-from glc_ray.sampler import StepReport, sample
+from glc_ray.sampler import StepReport, sample_job
 
 
 class Coordinator:
@@ -37,10 +35,6 @@ class Coordinator:
             DenoiseError: a window cannot be computed.
         """
         pipeline = job.pipeline
-        facts = backbones.facts(pipeline.model)
-        method = methods.create(job, facts)
-        generator = torch.Generator().manual_seed(job.seed)
-        latents = method.initial_noise(facts.latents_shape(pipeline.video.num_frames), generator)
         progress = _Progress(self._board, job, name)
         start = time.perf_counter()
         denoiser = PoolDenoiser(
@@ -53,13 +47,7 @@ class Coordinator:
             on_windows=progress.windows,
         )
         prompt_s = time.perf_counter() - start
-        latents = sample(
-            latents,
-            method=method,
-            scheduler=backbones.load_scheduler(pipeline.model, pipeline.sampling.num_steps),
-            denoiser=denoiser,
-            on_step=progress.step,
-        )
+        latents = sample_job(job, denoiser, on_step=progress.step)
         timings = Timings(
             prompt_s=prompt_s,
             denoise_s=sum(step.denoise_s for step in progress.steps),

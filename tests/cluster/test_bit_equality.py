@@ -22,7 +22,7 @@ from glc_ray.runtime.board import Board
 from glc_ray.runtime.coordinator import Coordinator
 from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.pool import DenoiseError, PoolDenoiser
-from glc_ray.sampler import LocalDenoiser, sample, torch_threads
+from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
 
 
 @contextmanager
@@ -46,23 +46,8 @@ def on_workers(job: VideoJob, workers: list[Any]) -> np.ndarray:
 
 
 def in_process(job: VideoJob) -> np.ndarray:
-    pipeline = job.pipeline
-    backbone = registry.load_backbone(pipeline.model, torch.device("cpu"))
-    method = methods.create(job, backbone.facts)
-    shape = backbone.facts.latents_shape(pipeline.video.num_frames)
-    with torch_threads(pipeline.fuse.threads):
-        return sample(
-            method.initial_noise(shape, torch.Generator().manual_seed(job.seed)),
-            method=method,
-            scheduler=registry.load_scheduler(pipeline.model, pipeline.sampling.num_steps),
-            denoiser=LocalDenoiser(
-                backbone,
-                backbone.encode_prompt(job.prompt, ""),
-                guidance_scale=pipeline.sampling.guidance_scale,
-                batch_size=pipeline.denoise.batch_size,
-                threads=pipeline.denoise.threads,
-            ),
-        ).numpy()
+    with torch_threads(job.pipeline.fuse.threads):
+        return sample_job(job, LocalDenoiser.of(job, torch.device("cpu"))).numpy()
 
 
 @pytest.fixture

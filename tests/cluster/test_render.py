@@ -105,8 +105,10 @@ def test_command_line_uses_the_running_cluster(
 ) -> None:
     address = ray.get_runtime_context().gcs_address
     done = subprocess.run(
-        [sys.executable, "-m", "glc_ray.render", "--pipeline", str(tiny_pipeline)]
-        + ["--address", address, "--output", "out", "--prompt", "a zebra"],
+        [
+            *(sys.executable, "-m", "glc_ray.render", "--pipeline", str(tiny_pipeline)),
+            *("--address", address, "--output", "out", "--prompt", "a zebra"),
+        ],
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "200"},
         capture_output=True,

@@ -11,8 +11,7 @@ from diffusers import CogVideoXPipeline
 
 from glc_ray.backbones import registry
 from glc_ray.config import VideoJob, load_pipeline
-from glc_ray.methods import registry as methods
-from glc_ray.sampler import LocalDenoiser, sample
+from glc_ray.sampler import LocalDenoiser, sample_job
 
 PROMPT = "a red ball bounces over the meadow at day"
 OFF = [("glc.global_path", False), ("glc.noise_reinit", False), ("glc.vmcr", False)]
@@ -27,26 +26,14 @@ def native_latents(model: str, seed: int, steps: int, guidance_scale: float) -> 
         [
             ("model.path", model),
             ("video.num_frames", facts.num_frames(facts.window_size)),
+            ("sampling.num_steps", steps),
+            ("sampling.guidance_scale", guidance_scale),
+            ("denoise.threads", torch.get_num_threads()),
             *OFF,
         ],
     )
     job = VideoJob(prompt=PROMPT, seed=seed, pipeline=spec)
-    backbone = registry.load_backbone(spec.model, torch.device("cpu"))
-    method = methods.create(job, facts)
-    denoiser = LocalDenoiser(
-        backbone,
-        backbone.encode_prompt(PROMPT, ""),
-        guidance_scale=guidance_scale,
-        batch_size=4,
-        threads=torch.get_num_threads(),
-    )
-    shape = facts.latents_shape(spec.video.num_frames)
-    return sample(
-        method.initial_noise(shape, torch.Generator().manual_seed(seed)),
-        method=method,
-        scheduler=registry.load_scheduler(spec.model, steps),
-        denoiser=denoiser,
-    )
+    return sample_job(job, LocalDenoiser.of(job, torch.device("cpu")))
 
 
 def pipeline_latents(folder: Path, seed: int, steps: int, guidance_scale: float) -> torch.Tensor:
