@@ -27,7 +27,9 @@ Share = Annotated[float, Field(ge=0)]
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelSpec(_Spec):
@@ -153,15 +155,33 @@ class ActorResources(_Spec):
     """GPUs each; fractions share one."""
 
 
+class DecoderResources(ActorResources):
+    """By default beside the denoisers, which wait while a decoder of their machine works."""
+
+    num_cpus: Share = 0
+    """Logical CPUs each."""
+
+
+class CoordinatorResources(_Spec):
+    """How many coordinators, and what each takes of a node."""
+
+    count: Count = 1
+    """Coordinators: videos denoised at once."""
+    num_cpus: Share = 0
+    """Logical CPUs each."""
+
+
 class ResourcesSpec(_Spec):
     """Where the work is done; never changes a bit of the result."""
 
     denoisers: ActorResources = ActorResources()
     """Window forwards; count is --workers."""
-    coordinators: ActorResources = ActorResources(num_cpus=0)
+    coordinators: CoordinatorResources = CoordinatorResources()
     """Videos denoised at once."""
-    decoders: ActorResources = ActorResources(num_cpus=0)
+    decoders: DecoderResources = DecoderResources()
     """Videos decoded and encoded at once."""
+    wait_for_nodes: bool = False
+    """Start even where not all actors fit yet: the cluster grows by itself."""
 
 
 class PipelineSpec(_Spec):
@@ -210,7 +230,16 @@ class VideoJob(_Spec):
     @property
     def specification_hash(self) -> str:
         """Hex SHA-256 of everything that determines the video's bits."""
-        pipeline = self.pipeline.model_dump(exclude={"name", "description", "prompt", "resources"})
+        pipeline = self.pipeline.model_dump(
+            exclude={
+                "name": True,
+                "description": True,
+                "prompt": True,
+                "resources": True,
+                # The identity says which model; where it lies does not matter.
+                "model": {"path", "revision"},
+            }
+        )
         return content_hash(
             {
                 "format": FORMAT_VERSION,
@@ -242,7 +271,7 @@ def load_pipeline(name_or_file: str, overrides: Iterable[tuple[str, Any]] = ()) 
     path = _find_pipeline(name_or_file)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--pipeline {name_or_file}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"--pipeline {name_or_file}: expected keys such as model:, found {data!r}")
@@ -319,6 +348,13 @@ def _explain(model: type[BaseModel], detail: Any) -> str:
         return f"unknown key {key}; allowed here: {', '.join(fields)}{hint}"
     if detail["type"] == "missing":
         return f"the key {key} is missing; add it to the pipeline file"
+    section = _model_at(model, location)
+    if section and detail["type"] == "model_type":
+        first = next(iter(section.model_fields))
+        return (
+            f"{key} = {detail['input']!r} is not allowed: {key} holds further keys: "
+            f"{', '.join(section.model_fields)}; for example --set {key}.{first}=..."
+        )
     allowed = detail["msg"][0].lower() + detail["msg"][1:]
     field = parent.model_fields.get(location[-1]) if parent else None
     meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""

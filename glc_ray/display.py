@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -29,9 +29,14 @@ def watching(
     stop = threading.Event()
     with _display(num_videos, console) as display:
 
+        def show() -> None:
+            # A display that cannot ask must not end what it displays.
+            with suppress(Exception):
+                display.show(source())
+
         def poll() -> None:
             while not stop.wait(_POLL_S):
-                display.show(source())
+                show()
 
         thread = threading.Thread(target=poll, name="display", daemon=True)
         thread.start()
@@ -40,7 +45,7 @@ def watching(
         finally:
             stop.set()
             thread.join()
-            display.show(source())
+            show()
 
 
 @contextmanager
@@ -138,6 +143,8 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
         if eta_s is not None:
             parts.append(f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left")
         return f"denoising: {', '.join(parts)}"
+    if video.state == "loading":
+        return "loading the model"
     if video.state == "decoding" and video.num_frames:
         return f"decoding: frame {video.frames_done} of {video.num_frames}"
     return video.state
@@ -154,5 +161,4 @@ def fraction(video: VideoProgress) -> float:
 
 def _steps(video: VideoProgress) -> float:
     """Steps done, the current one by its windows."""
-    is_between = video.num_windows == 0 or video.windows_done == video.num_windows
-    return video.steps_done + (0.0 if is_between else video.windows_done / video.num_windows)
+    return video.steps_done + video.windows_done / max(video.num_windows, 1)

@@ -28,6 +28,7 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
             f"--prompt {prompt or ''!r}: the prompt is empty; say what the video shows, "
             'for example --prompt "a red ball bounces over the meadow at day"'
         )
+    pipeline = pipeline.model_copy(update={"model": model_folder.pin(pipeline.model)})
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
     job: VideoJob = validate(

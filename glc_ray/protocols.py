@@ -110,13 +110,19 @@ class ModelFacts:
     """Native height in pixels."""
     width: int
     """Native width in pixels."""
+    odd_latent_frames: bool = False
+    """The VAE gives 4(K-1)+1 frames for odd K only (CogVideoX gives 4K for even K)."""
     capabilities: frozenset[str] = frozenset()
     vocabulary: frozenset[str] | None = None
     """The words of a word-level tokenizer; None for a model with an open vocabulary."""
 
     def num_latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a video of ``num_frames`` pixel frames (4k+1 for CogVideoX)."""
-        return (num_frames - 1) // self.temporal_ratio + 1
+        """Latent frames K to denoise for ``num_frames`` pixel frames (4k+1 for CogVideoX).
+
+        They decode to ``num_frames`` frames, or to one latent frame's more where K must be odd.
+        """
+        num_latent_frames = (num_frames - 1) // self.temporal_ratio + 1
+        return num_latent_frames + int(self.odd_latent_frames and num_latent_frames % 2 == 0)
 
     def latents_shape(self, num_frames: int) -> tuple[int, int, int, int, int]:
         """(1, K, C, H, W) of a video of ``num_frames`` pixel frames at the native size."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -98,15 +99,16 @@ def _render(
     find_ffmpeg()
     place = Output(output)
     place.prepare()
+    manifest.read(place)
     warn_of_unknown_words(job)
 
     from glc_ray.display import watching
     from glc_ray.runtime.cluster import connected
     from glc_ray.runtime.pipeline import Run
 
-    with connected(address, spec):
-        run = Run(spec, place.location)
-        with watching(run.progress, 1, Console(stderr=True, quiet=quiet)):
+    with connected(address, job.pipeline):
+        run = Run(job.pipeline, place.location)
+        with nullcontext() if quiet else watching(run.progress, 1, Console(stderr=True)):
             (record,) = run.records([job])
     manifest.upsert(place, record)
     return record
@@ -155,12 +157,16 @@ def main(
 
     OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
     """
+    options: dict[str, Any] = {}
+    for key, value in map(parse_assignment, assignments):
+        options.pop(key, None)  # the last of a key counts, at its place in the order
+        options[key] = value
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     record = render(
         prompt,
         pipeline=pipeline,
-        options=dict(map(parse_assignment, assignments)),
+        options=options,
         output=output,
         quiet=False,
         **given,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glc_ray.config import VideoJob, load_pipeline, parse_assignment, pipeline_names
+from glc_ray.config import VideoJob, content_hash, load_pipeline, parse_assignment, pipeline_names
 from glc_ray.protocols import UserError
 
 
@@ -112,7 +112,6 @@ def test_hash_ignores_where_the_work_is_done() -> None:
         ("denoise.threads", 2),
         ("glc.vmcr", False),
         ("video.fps", 9),
-        ("model.revision", "abc"),
         ("encode.crf", 19),
     ],
 )
@@ -124,6 +123,30 @@ def test_hash_changes_with_seed() -> None:
     assert job(seed=1).specification_hash != job().specification_hash
 
 
+def test_hash_ignores_where_the_model_lies_but_not_which_it_is() -> None:
+    there = [("model.path", "/models/there"), ("model.revision", "abc")]
+    assert job(*there).specification_hash == job().specification_hash
+    other = job().model_copy(update={"model_identity": "other"})
+    assert other.specification_hash != job().specification_hash
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_numbers_are_finite(value: str) -> None:
+    key = "sampling.guidance_scale"
+    assert f"{key} = {value} is not allowed: input should be" in message(
+        "toyworld", (key, float(value))
+    )
+
+
+def test_a_value_in_place_of_a_section_names_its_keys() -> None:
+    assert message("toyworld", ("glc.gamma", "paper")) == (
+        "pipeline toyworld: glc.gamma = 'paper' is not allowed: glc.gamma holds further keys: "
+        "preset, gamma0, beta; for example --set glc.gamma.preset=..."
+    )
+
+
 def test_hash_is_the_same_in_every_process_and_release() -> None:
     """Pinned: a change of this value re-renders everybody's catalogs; raise FORMAT_VERSION."""
-    assert len(job().specification_hash) == 64
+    assert content_hash({"b": [1, 2.5, "ü"], "a": None}) == (
+        "3ca4eda1ebfd02e4296104981a1e65d4e87e99084ac993fafbc515a8f6a8ad84"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -41,9 +42,10 @@ def test_fraction_never_goes_back() -> None:
         VideoProgress("v", "queued"),
         VideoProgress("v", "denoising", num_steps=2),
         VideoProgress("v", "denoising", num_steps=2, windows_done=1, num_windows=3),
-        VideoProgress("v", "denoising", steps_done=1, num_steps=2, windows_done=3, num_windows=3),
+        VideoProgress("v", "denoising", num_steps=2, windows_done=3, num_windows=3),
+        VideoProgress("v", "denoising", steps_done=1, num_steps=2, windows_done=0, num_windows=3),
         VideoProgress("v", "denoising", steps_done=1, num_steps=2, windows_done=1, num_windows=3),
-        VideoProgress("v", "denoising", steps_done=2, num_steps=2, windows_done=3, num_windows=3),
+        VideoProgress("v", "denoising", steps_done=2, num_steps=2, windows_done=0, num_windows=3),
         VideoProgress("v", "decoding", frames_done=5, num_frames=9),
         VideoProgress("v", "done"),
     ]
@@ -54,14 +56,27 @@ def test_fraction_never_goes_back() -> None:
 
 def test_log_has_a_line_a_state_not_a_line_a_poll() -> None:
     stream = io.StringIO()
-    videos = [DENOISING]
-    with display.watching(lambda: list(videos), 1, Console(file=stream, width=200)):
-        import time
+    polls = iter([DENOISING] * 3)
+    asked_often = threading.Event()
 
-        time.sleep(1.2)
-        videos[0] = VideoProgress("ball", "done")
+    def source() -> list[VideoProgress]:
+        video = next(polls, None)
+        if video is None:
+            asked_often.set()
+        return [video or VideoProgress("ball", "done")]
+
+    with display.watching(source, 1, Console(file=stream, width=200)):
+        assert asked_often.wait(60)
     lines = stream.getvalue().splitlines()
     assert lines == ["ball: denoising: step 3 of 25, window 4 of 18", "ball: done"]
+
+
+def test_source_that_fails_does_not_end_what_is_watched() -> None:
+    def source() -> list[VideoProgress]:
+        raise ConnectionError
+
+    with display.watching(source, 1, Console(file=io.StringIO())):
+        pass
 
 
 def test_terminal_shows_a_bar() -> None:

@@ -76,8 +76,8 @@ def test_negative_seed() -> None:
 
 def test_folder_without_a_model(tmp_path: Path) -> None:
     assert message(("model.path", str(tmp_path))) == (
-        f"model.path = '{tmp_path}': {tmp_path} has no model_index.json; give a folder in "
-        "diffusers' format, a hub id such as THUDM/CogVideoX-2b, or package:toyworld"
+        f"model.path = '{tmp_path}': {tmp_path} has no model_index.json that can be read; give "
+        "a folder in diffusers' format, a hub id such as THUDM/CogVideoX-2b, or package:toyworld"
     )
 
 
@@ -91,6 +91,26 @@ def test_folder_with_a_missing_part(
     text = message(("model.path", str(folder)))
     assert text.startswith(f"model.path = '{folder}': the part '{part}' is missing: no *.")
     assert text.endswith("; copy or download it again")
+
+
+def test_model_of_another_kind(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder)
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("CogVideoXPipeline", "WanPipeline"))
+    assert message(("model.path", str(folder))) == (
+        f"model.path = '{folder}': a model of diffusers' WanPipeline, but model.backbone = "
+        "'cogvideox' loads CogVideoXPipeline; give a model of that kind"
+    )
+
+
+def test_relative_model_folder_is_found_from_everywhere(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model("sincos"), tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    made = build_job(load_pipeline("toyworld", [("model.path", "mine")]), "x", 0)
+    assert made.pipeline.model.path == str(tmp_path / "mine")
 
 
 def test_hub_model_that_cannot_be_had() -> None:

@@ -28,6 +28,7 @@ def facts(model: ModelSpec) -> ModelFacts:
         UserError: no such model, a part is missing, or a kind that is not supported.
     """
     folder = model_folder.resolve(model, weights=False)
+    model_folder.check_class(folder, "CogVideoXPipeline", model)
     transformer = model_folder.read_config(folder, "transformer")
     vae = model_folder.read_config(folder, "vae")
     if transformer.get("patch_size_t") is not None:
@@ -44,6 +45,7 @@ def facts(model: ModelSpec) -> ModelFacts:
         latent_channels=transformer["in_channels"],
         height=transformer["sample_height"] * spatial_ratio,
         width=transformer["sample_width"] * spatial_ratio,
+        odd_latent_frames=True,
         vocabulary=model_folder.vocabulary(folder),
     )
 
@@ -79,14 +81,16 @@ class CogVideoXBackbone:
         text = self._text_pipeline
         # T5-XXL takes as much memory as the transformer: on the device only while it works.
         text.text_encoder.to(self.device)
-        conditional, unconditional = text.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=True,
-            max_sequence_length=self.transformer.config.max_text_seq_length,
-            device=self.device,
-        )
-        text.text_encoder.to("cpu")
+        try:
+            conditional, unconditional = text.encode_prompt(
+                prompt,
+                negative_prompt,
+                do_classifier_free_guidance=True,
+                max_sequence_length=self.transformer.config.max_text_seq_length,
+                device=self.device,
+            )
+        finally:
+            text.text_encoder.to("cpu")
         return Conditioning({"prompt_embeds": torch.cat([unconditional, conditional]).cpu()})
 
     @torch.inference_mode()
@@ -153,7 +157,8 @@ class CogVideoXScheduler:
     def __init__(self, folder: Path, num_steps: int) -> None:
         self._scheduler = CogVideoXDDIMScheduler.from_pretrained(folder, subfolder="scheduler")
         self._scheduler.set_timesteps(num_steps)
-        self.timesteps: tuple[int, ...] = tuple(self._scheduler.timesteps.tolist())
+        # For some numbers (61, 103, ...) rounding gives one step too many, at timestep -1.
+        self.timesteps: tuple[int, ...] = tuple(self._scheduler.timesteps.tolist()[:num_steps])
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
         """z_t -> z_{t-1} with the guided prediction; all (1, K, C, H, W) float32."""

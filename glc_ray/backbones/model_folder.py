@@ -30,12 +30,11 @@ def resolve(model: ModelSpec, *, weights: bool = True) -> Path:
     Raises:
         UserError: no such model, or a part of the folder is missing.
     """
-    if model.path.startswith("package:"):
+    if _is_package(model):
         folder = Path(str(files("glc_ray"))) / "backbones" / model.path.removeprefix("package:")
         return _checked(folder, model)
-    folder = Path(model.path).expanduser()
-    if folder.is_dir() or model.path.startswith((".", "/", "~")):
-        return _checked(folder, model)
+    if _is_folder(model):
+        return _checked(Path(model.path).expanduser(), model)
     return _fetch(model, weights)
 
 
@@ -45,21 +44,48 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     return json.loads((folder / part / name).read_text(encoding="utf-8"))
 
 
+def pin(model: ModelSpec) -> ModelSpec:
+    """The same model, named so that every process of a cluster finds just this one.
+
+    A folder gets its absolute path, a hub id its commit.
+    """
+    if _is_package(model):
+        return model
+    folder = resolve(model, weights=False)
+    if _is_folder(model):
+        return model.model_copy(update={"path": str(folder.resolve())})
+    return model.model_copy(update={"revision": folder.name})
+
+
 def identity(model: ModelSpec) -> str:
     """A digest of the model's files, equal on every machine that has the same model.
 
-    A hub snapshot is named by its commit. Otherwise every file counts: whole up to 64 MiB, and
-    by size, first and last MiB beyond (weights of tens of gigabytes would take minutes).
+    A hub model is named by its commit. Otherwise every file counts: whole up to 64 MiB, and by
+    size, first and last MiB beyond (weights of tens of gigabytes would take minutes).
     """
     folder = resolve(model, weights=False)
-    if folder.parent.name == "snapshots":
+    if not (_is_package(model) or _is_folder(model)):
         return f"{model.path}@{folder.name}"
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".json", ".safetensors", ".model", ".txt"):
-            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(file.relative_to(folder).as_posix().encode())
             _update(digest, file)
     return digest.hexdigest()
+
+
+def check_class(folder: Path, expected: str, model: ModelSpec) -> None:
+    """Refuse a folder of another kind of model.
+
+    Raises:
+        UserError: ``model_index.json`` names another pipeline class.
+    """
+    found = _index(folder, model).get("_class_name")
+    if found != expected:
+        raise UserError(
+            f"model.path = {model.path!r}: a model of diffusers' {found}, but model.backbone = "
+            f"{model.backbone!r} loads {expected}; give a model of that kind"
+        )
 
 
 def vocabulary(folder: Path) -> frozenset[str] | None:
@@ -73,14 +99,28 @@ def vocabulary(folder: Path) -> frozenset[str] | None:
     return frozenset(word for word in tokenizer["vocab"] if not word.startswith("<"))
 
 
-def _checked(folder: Path, model: ModelSpec) -> Path:
-    index = folder / "model_index.json"
-    if not index.is_file():
+def _is_package(model: ModelSpec) -> bool:
+    return model.path.startswith("package:")
+
+
+def _is_folder(model: ModelSpec) -> bool:
+    """An existing folder, or what can only be meant as one; anything else is a hub id."""
+    return Path(model.path).expanduser().is_dir() or model.path.startswith((".", "/", "~"))
+
+
+def _index(folder: Path, model: ModelSpec) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         raise UserError(
-            f"model.path = {model.path!r}: {folder} has no model_index.json; give a folder in "
-            "diffusers' format, a hub id such as THUDM/CogVideoX-2b, or package:toyworld"
-        )
-    parts = [part for part in json.loads(index.read_text()) if not part.startswith("_")]
+            f"model.path = {model.path!r}: {folder} has no model_index.json that can be read; give "
+            "a folder in diffusers' format, a hub id such as THUDM/CogVideoX-2b, or "
+            "package:toyworld"
+        ) from None
+
+
+def _checked(folder: Path, model: ModelSpec) -> Path:
+    parts = [part for part, value in _index(folder, model).items() if isinstance(value, list)]
     for part in parts:
         needed = "*.safetensors" if part in _WEIGHT_PARTS else "*.json"
         if not any((folder / part).glob(needed)):

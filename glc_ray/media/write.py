@@ -37,7 +37,7 @@ def write_video(
         latents_BFCHW: (1, K, C, H, W) final latents on any device.
         video_path: the MP4 file.
         contact_sheet_path: the PNG file.
-        num_frames: how many frames the video must have.
+        num_frames: how many frames the video gets; what the latents give beyond is dropped.
         fps: frames per second.
         prompt: title of the contact sheet.
         crf: quality of x264: 0 lossless, 51 worst.
@@ -49,7 +49,7 @@ def write_video(
         UserError: no ffmpeg, or a side of the picture is odd.
         NonFiniteError: latents or pixels hold NaN or infinity.
         FFmpegError: ffmpeg failed; the message ends with its last lines.
-        ValueError: the latents do not decode to ``num_frames`` frames.
+        ValueError: the latents decode to fewer than ``num_frames`` frames.
     """
     sheet = ContactSheet(num_frames, title=prompt, fps=fps)
     frames = _watch(stream_decode(decoder, latents_BFCHW), num_frames, sheet, on_frames)
@@ -68,10 +68,11 @@ def _watch(
     """Show passing frames to the contact sheet and the caller, and count them."""
     done = 0
     for frames in batches:
+        frames = frames[: num_frames - done]
         done += len(frames)
         sheet.add(frames)
         yield frames
         if on_frames is not None:
             on_frames(done)
     if done != num_frames:
-        raise ValueError(f"the latents decode to {done} frames, not to {num_frames}")
+        raise ValueError(f"the latents decode to {done} frames; {num_frames} are needed")

@@ -6,7 +6,7 @@ from glc_ray.runtime.messages import VideoProgress
 
 
 class Board:
-    """An actor that remembers the last report of each unfinished video."""
+    """An actor that remembers the last report of each video."""
 
     def __init__(self) -> None:
         self._videos: dict[str, VideoProgress] = {}

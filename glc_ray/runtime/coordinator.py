@@ -36,6 +36,7 @@ class Coordinator:
         """
         pipeline = job.pipeline
         progress = _Progress(self._board, job, name)
+        progress.loading()
         start = time.perf_counter()
         denoiser = PoolDenoiser(
             self._workers,
@@ -69,12 +70,15 @@ class _Progress:
         self._name = name
         self._num_steps = job.pipeline.sampling.num_steps
 
+    def loading(self) -> None:
+        self._board.report.remote(self._key, VideoProgress(self._name, "loading"))
+
     def windows(self, done: int, total: int) -> None:
         self._tell(windows_done=done, num_windows=total)
 
     def step(self, report: StepReport, latents: torch.Tensor) -> None:
         self.steps.append(report)
-        self._tell(windows_done=report.num_windows, num_windows=report.num_windows)
+        self._tell(windows_done=0, num_windows=report.num_windows)
 
     def _tell(self, *, windows_done: int, num_windows: int) -> None:
         progress = VideoProgress(

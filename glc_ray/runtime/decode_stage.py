@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,31 +36,22 @@ class DecodeEncodeStage:
         torch.set_num_threads(pipeline.decode.threads)
         self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
         self._output = Output(output)
+        # A folder that only other nodes have must not be found out after hours of denoising.
+        self._output.prepare()
         self._board = board
 
     def __call__(self, row: Row) -> Row:
         job = VideoJob.model_validate_json(row["job"])
         name = row["name"]
-        record: dict[str, Any] = {
-            "id": job.specification_hash[:16],
-            "name": name,
-            "prompt": job.prompt,
-            "seed": job.seed,
-            "specification_hash": job.specification_hash,
-            "specification": row["job"],
-            "versions": json.dumps(versions()),
-            **json.loads(row["timings"]),
-        }
-        error = row["error"]
-        if not error:
+        record = replace(record_of(job, name), **json.loads(row["timings"]), error=row["error"])
+        if not record.error:
             try:
-                record |= self._write(job, name, row["latents"])
+                record = replace(record, **self._write(job, name, row["latents"]), status="done")
             except Exception as failure:
-                error = f"decode and encode: {type(failure).__name__}: {failure}"
-        record |= {"status": "failed" if error else "done", "error": error}
-        record["total_s"] = time.time() - row["started"]
-        self._tell(job, VideoProgress(name, record["status"]))
-        return asdict(VideoRecord(**record))
+                why = f"decode and encode: {type(failure).__name__}: {failure}"
+                record = replace(record, error=why)
+        self._tell(job, VideoProgress(name, record.status))
+        return asdict(replace(record, total_s=time.time() - row["started"]))
 
     def _write(self, job: VideoJob, name: str, latents_FCHW: np.ndarray) -> dict[str, Any]:
         num_frames = job.pipeline.video.num_frames
@@ -103,6 +94,25 @@ class DecodeEncodeStage:
 
     def _tell(self, job: VideoJob, progress: VideoProgress) -> None:
         self._board.report.remote(job.specification_hash, progress)
+
+
+def record_of(job: VideoJob, name: str) -> VideoRecord:
+    """The manifest row of a video that is not done (yet)."""
+    return VideoRecord(
+        id=job.specification_hash[:16],
+        name=name,
+        prompt=job.prompt,
+        seed=job.seed,
+        specification_hash=job.specification_hash,
+        specification=job.model_dump_json(),
+        status="failed",
+        versions=json.dumps(versions()),
+    )
+
+
+def failed_record(job: VideoJob, name: str, error: str) -> VideoRecord:
+    """The manifest row of a video that the cluster lost."""
+    return replace(record_of(job, name), error=error)
 
 
 def versions() -> dict[str, str]:

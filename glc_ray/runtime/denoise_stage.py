@@ -37,7 +37,7 @@ class DenoiseStage:
     def __init__(self, pipeline: PipelineSpec, workers: list[Any], board: Any) -> None:
         resources = pipeline.resources.coordinators
         actor = ray.remote(Coordinator).options(
-            num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
+            num_cpus=resources.num_cpus, max_restarts=-1, max_task_retries=2
         )
         self._coordinator = actor.remote(workers, board, pipeline.fuse.threads)
 

@@ -11,13 +11,24 @@ import torch
 
 from glc_ray.backbones.registry import load_backbone
 from glc_ray.config import ModelSpec
-from glc_ray.protocols import Conditioning
+from glc_ray.protocols import Conditioning, UserError
 from glc_ray.runtime.messages import Array, WindowBatch, WindowBatchResult
 
 
 def assigned_device() -> torch.device:
-    """The GPU that Ray gave this actor, else the CPU."""
-    return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+    """The GPU that Ray gave this actor, else the CPU.
+
+    Raises:
+        UserError: Ray gave a GPU and torch cannot use it.
+    """
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"resources: Ray gave this actor a GPU, but torch {torch.__version__} cannot use it; "
+            "install a CUDA build of torch on every node, or set num_gpus to 0"
+        )
+    return torch.device("cuda")
 
 
 class Denoiser:
@@ -25,7 +36,8 @@ class Denoiser:
 
     def __init__(self, model: ModelSpec, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.backbone = load_backbone(model, assigned_device())
+        self._device = assigned_device()
+        self.backbone = load_backbone(model, self._device)
 
     def ready(self) -> bool:
         """Answers once the model is loaded."""
@@ -37,16 +49,22 @@ class Denoiser:
         return {name: value.float().numpy() for name, value in conditioning.tensors.items()}
 
     def denoise(self, batch: WindowBatch, conditioning: Mapping[str, Array]) -> WindowBatchResult:
-        """One guided forward of all clips of the batch."""
+        """One guided forward of all clips of the batch.
+
+        Raises:
+            FloatingPointError: a prediction is not finite.
+        """
         start = time.perf_counter()
         predictions = self.backbone.predict(
-            _owned(batch.clips_BFCHW, pin=torch.cuda.is_available()),
+            _owned(batch.clips_BFCHW, pin=self._device.type == "cuda"),
             batch.timestep,
             Conditioning({name: _owned(value) for name, value in conditioning.items()}),
             batch.guidance_scale,
         )
         array = predictions.cpu().numpy()
-        return WindowBatchResult(batch.attempt, array, time.perf_counter() - start)
+        if not np.isfinite(array).all():
+            raise FloatingPointError("the model's prediction has NaN or infinite values")
+        return WindowBatchResult(array, time.perf_counter() - start)
 
 
 def _owned(array: np.ndarray, pin: bool = False) -> torch.Tensor:

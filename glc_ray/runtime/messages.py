@@ -22,11 +22,8 @@ class WindowBatch:
     """Specification hash of the video."""
     step_index: int
     timestep: int
-    path: str
     windows: tuple[int, ...]
     """Indices of the windows in the step's plan."""
-    attempt: int
-    """Fence: an answer counts only for the attempt that owns the task."""
     guidance_scale: float
     clips_BFCHW: Array
     """(N, L, C, H, W) float32."""
@@ -36,7 +33,6 @@ class WindowBatch:
 class WindowBatchResult:
     """The guided predictions of a batch."""
 
-    attempt: int
     predictions_BFCHW: Array
     """(N, L, C, H, W) float32."""
     forward_s: float
@@ -64,7 +60,7 @@ class VideoProgress:
 
     name: str
     state: str
-    """queued, denoising, decoding, done or failed."""
+    """queued, loading, denoising, decoding, done or failed."""
     steps_done: int = 0
     num_steps: int = 0
     windows_done: int = 0

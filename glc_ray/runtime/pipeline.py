@@ -7,15 +7,18 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
 
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
 from glc_ray.runtime.board import Board
-from glc_ray.runtime.decode_stage import DecodeEncodeStage
+from glc_ray.runtime.decode_stage import DecodeEncodeStage, failed_record
 from glc_ray.runtime.denoise_stage import DenoiseStage, Row, row_of
 from glc_ray.runtime.messages import VideoProgress
-from glc_ray.runtime.pool import start_denoisers
+from glc_ray.runtime.pool import reason, start_denoisers
 from glc_ray.store.manifest import VideoRecord
+
+_SNAPSHOT_S = 10.0
 
 
 class Run:
@@ -27,7 +30,7 @@ class Run:
     """
 
     def __init__(self, pipeline: PipelineSpec, output: str) -> None:
-        self._board = ray.remote(Board).options(num_cpus=0).remote()
+        self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._workers = start_denoisers(pipeline)
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
         graph = ray.remote(_Graph).options(num_cpus=0)
@@ -35,12 +38,21 @@ class Run:
 
     def progress(self) -> list[VideoProgress]:
         """Where the videos stand now."""
-        return ray.get(self._board.snapshot.remote())
+        return ray.get(self._board.snapshot.remote(), timeout=_SNAPSHOT_S)
 
     def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
-        for row in self._graph.rows.options(num_returns="streaming").remote(list(jobs)):
-            yield VideoRecord(**ray.get(row))
+        waiting = {job.specification_hash: job for job in jobs}
+        for key, job in waiting.items():
+            self._board.report.remote(key, VideoProgress(video_name(job), "queued"))
+        try:
+            for row in self._graph.rows.options(num_returns="streaming").remote(list(jobs)):
+                record = VideoRecord(**ray.get(row))
+                del waiting[record.specification_hash]
+                yield record
+        except RayError as error:
+            for job in waiting.values():
+                yield failed_record(job, video_name(job), reason(error))
 
 
 class _Graph:

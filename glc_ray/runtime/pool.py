@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from glc_ray.config import PipelineSpec
@@ -21,7 +22,7 @@ OnWindows = Callable[[int, int], None]
 """Called with (windows done, windows in the step)."""
 
 _MAX_FAILURES = 3
-"""Of one batch before its video fails, and of one worker's starts before it is left out."""
+"""Of one batch, or of encoding the prompt, before the video fails."""
 
 
 def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
@@ -34,14 +35,29 @@ def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
 
 
 class DenoiseError(RuntimeError):
-    """The windows of a step cannot be computed; the message names video, step and windows."""
+    """The windows of a step cannot be computed; the message names step and windows."""
+
+
+@dataclass
+class _Step:
+    """What is under way in one step."""
+
+    plan: StepPlan
+    batches: tuple[tuple[Window, ...], ...]
+    dispatch: Dispatch
+    running: dict[Any, Assignment] = field(default_factory=dict)
+    """By the reference that will hold the answer."""
+    answers: dict[int, Array] = field(default_factory=dict)
+    """Predictions by task, until their turn to be fused comes."""
+    windows_done: int = 0
 
 
 class PoolDenoiser:
     """Dispatches the windows of one video to the pool; a ``Denoiser`` for the sampler.
 
-    Workers pull: each has one batch at a time, so a slow one holds nothing back. A worker that
-    dies gives its batch back and rejoins once Ray has restarted it.
+    Workers pull: this video gives each one batch at a time, so a slow one holds nothing back. A
+    worker that fails is restarted and rejoins when it has loaded its model; its batch goes to
+    whoever is idle first.
     """
 
     def __init__(
@@ -62,110 +78,98 @@ class PoolDenoiser:
         self._batch_size = batch_size
         self._on_windows = on_windows or (lambda done, total: None)
         self._idle: list[Any] = []
-        self._starting = {worker.ready.remote(): worker for worker in workers}
-        self._failed_starts = dict.fromkeys(workers, 0)
+        self._starting: dict[Any, Any] = {}
+        for worker in workers:
+            self._await_start(worker)
         self._conditioning = self._encode(prompt, negative_prompt)
 
     def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
         """Yield (window, prediction (1, L, C, H, W)) in window order, as they become ready.
 
         Raises:
-            DenoiseError: a batch failed as often as it may.
+            DenoiseError: a batch failed as often as it may, or no worker is left.
         """
         batches = plan.batches(self._batch_size)
-        dispatch = Dispatch(len(batches), max_failures=_MAX_FAILURES)
-        running: dict[Any, tuple[Assignment, Any]] = {}
-        answers: dict[int, Array] = {}
-        next_batch, done = 0, 0
-        try:
-            while next_batch < len(batches):
-                self._submit(dispatch, batches, latents_BFCHW, plan, running)
-                task = self._collect(dispatch, running, answers)
-                if task is not None:
-                    done += len(batches[task])
-                    self._on_windows(done, len(plan.windows))
-                while next_batch in answers:
-                    predictions = torch.tensor(answers.pop(next_batch)).split(1)
-                    yield from zip(batches[next_batch], predictions, strict=True)
-                    next_batch += 1
-        except TaskFailedError as error:
-            indices = [window.index for window in batches[error.task]]
-            raise DenoiseError(
-                f"step {plan.step_index} (timestep {plan.timestep}), windows {indices}: {error}"
-            ) from None
+        step = _Step(plan, batches, Dispatch(len(batches), max_failures=_MAX_FAILURES))
+        for task, windows in enumerate(batches):
+            while task not in step.answers:
+                self._submit(step, latents_BFCHW)
+                self._collect(step)
+            # Nobody idles while the caller fuses.
+            self._submit(step, latents_BFCHW)
+            predictions = torch.tensor(step.answers.pop(task)).split(1)
+            yield from zip(windows, predictions, strict=True)
         self.num_windows += len(plan.windows)
 
-    def _submit(
-        self,
-        dispatch: Dispatch,
-        batches: tuple[tuple[Window, ...], ...],
-        latents_BFCHW: Tensor,
-        plan: StepPlan,
-        running: dict[Any, tuple[Assignment, Any]],
-    ) -> None:
-        while self._idle and dispatch.num_waiting:
+    def _submit(self, step: _Step, latents_BFCHW: Tensor) -> None:
+        """Give every idle worker a batch, while any waits."""
+        while self._idle and step.dispatch.num_waiting:
             worker = self._idle.pop(0)
-            assignment = dispatch.assign(worker)
+            assignment = step.dispatch.assign(worker)
             assert assignment is not None
-            windows = batches[assignment.task]
+            windows = step.batches[assignment.task]
             batch = WindowBatch(
                 video=self._video,
-                step_index=plan.step_index,
-                timestep=plan.timestep,
-                path=windows[0].path,
+                step_index=step.plan.step_index,
+                timestep=step.plan.timestep,
                 windows=tuple(window.index for window in windows),
-                attempt=assignment.attempt,
                 guidance_scale=self._guidance_scale,
                 clips_BFCHW=gather_clips(latents_BFCHW, windows).cpu().numpy(),
             )
-            running[worker.denoise.remote(batch, self._conditioning)] = (assignment, worker)
+            step.running[worker.denoise.remote(batch, self._conditioning)] = assignment
 
-    def _collect(
-        self,
-        dispatch: Dispatch,
-        running: dict[Any, tuple[Assignment, Any]],
-        answers: dict[int, Array],
-    ) -> int | None:
-        """Wait for one event; returns the task that it answers, if any."""
-        (ref,), _ = ray.wait([*running, *self._starting], num_returns=1)
+    def _collect(self, step: _Step) -> None:
+        """Wait for one event: an answer, a failure, or a worker that has started."""
+        (ref,), _ = ray.wait([*step.running, *self._starting], num_returns=1)
         if ref in self._starting:
             self._welcome(ref)
-            return None
-        assignment, worker = running.pop(ref)
+            return
+        assignment = step.running.pop(ref)
         try:
             result = ray.get(ref)
         except RayError as error:
-            self._retire(worker, error)
-            dispatch.fail(assignment, reason(error))
-            return None
-        self._idle.append(worker)
-        if result.attempt != assignment.attempt or not dispatch.complete(assignment):
-            return None
-        self.forward_s += result.forward_s
-        answers[assignment.task] = result.predictions_BFCHW
-        return assignment.task
+            self._restart(assignment.worker, error)
+            self._fail(step, assignment, reason(error))
+            return
+        self._idle.append(assignment.worker)
+        if step.dispatch.complete(assignment):
+            self.forward_s += result.forward_s
+            step.answers[assignment.task] = result.predictions_BFCHW
+            step.windows_done += len(step.batches[assignment.task])
+            self._on_windows(step.windows_done, len(step.plan.windows))
+
+    def _fail(self, step: _Step, assignment: Assignment, why: str) -> None:
+        try:
+            step.dispatch.fail(assignment, why)
+        except TaskFailedError as error:
+            windows = [window.index for window in step.batches[assignment.task]]
+            raise DenoiseError(
+                f"step {step.plan.step_index} (timestep {step.plan.timestep}), "
+                f"windows {windows}: {error}"
+            ) from None
+
+    def _await_start(self, worker: Any) -> None:
+        # Ray repeats the question for as long as the actor is being restarted, somewhere.
+        ref = worker.ready.options(max_task_retries=-1).remote()
+        self._starting[ref] = worker
 
     def _welcome(self, ref: Any) -> None:
-        """A worker has loaded its model, or failed to."""
+        """A worker has loaded its model, or never will."""
         worker = self._starting.pop(ref)
         try:
             ray.get(ref)
-        except RayActorError as error:
-            self._failed_starts[worker] += 1
-            if self._failed_starts[worker] < _MAX_FAILURES:
-                self._starting[worker.ready.remote()] = worker
-            elif not any(count < _MAX_FAILURES for count in self._failed_starts.values()):
+        except RayError as error:
+            if not (self._starting or self._idle):
                 raise DenoiseError(f"no denoiser can start: {reason(error)}") from None
             return
-        self._failed_starts[worker] = 0
         self._idle.append(worker)
 
-    def _retire(self, worker: Any, error: RayError) -> None:
-        """Put a worker aside until it answers again, or keep it where only the task failed."""
-        if isinstance(error, RayActorError):
-            self._starting[worker.ready.remote()] = worker
-        else:
-            self._idle.append(worker)
+    def _restart(self, worker: Any, error: RayError) -> None:
+        """Put a failed worker aside until it has started anew."""
+        if isinstance(error, RayTaskError):
+            # It lives, but a CUDA context does not heal after an error.
+            ray.kill(worker, no_restart=False)
+        self._await_start(worker)
 
     def _encode(self, prompt: str, negative_prompt: str) -> Any:
         """Encode the prompt on the first worker that is ready; a reference that all share."""
@@ -179,7 +183,7 @@ class PoolDenoiser:
                 encoded = ray.get(worker.encode_prompt.remote(prompt, negative_prompt))
             except RayError as error:
                 reasons.append(reason(error))
-                self._retire(worker, error)
+                self._restart(worker, error)
                 continue
             self._idle.append(worker)
             return ray.put(encoded)

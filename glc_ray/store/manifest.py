@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from glc_ray.protocols import UserError
 from glc_ray.store.output import MANIFEST, Output
 
 
@@ -49,7 +50,7 @@ class VideoRecord:
     decode_s: float = 0.0
     encode_s: float = 0.0
     total_s: float = 0.0
-    """From the first step to the stored file."""
+    """From the coordinator's start to the stored file, waiting for models included."""
     versions: str = ""
     """Of the libraries that computed it, as JSON."""
     error: str = ""
@@ -61,19 +62,31 @@ SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Vi
 
 
 def read(output: Output) -> list[VideoRecord]:
-    """The rows of an output's manifest; none where there is no manifest yet."""
+    """The rows of an output's manifest; none where there is no manifest yet.
+
+    Raises:
+        UserError: the file is something else.
+    """
     stream = output.read(MANIFEST)
     if stream is None:
         return []
-    with stream:
-        return [VideoRecord(**row) for row in pq.read_table(stream).to_pylist()]
+    try:
+        with stream:
+            rows = pq.read_table(stream).to_pylist()
+        # Columns of another version are left out, or take their defaults.
+        return [VideoRecord(**{n: row[n] for n in SCHEMA.names if n in row}) for row in rows]
+    except (pa.ArrowException, TypeError) as error:
+        raise UserError(
+            f"{output.uri(MANIFEST)}: not a manifest ({error}); move it away, or give another "
+            "--output"
+        ) from None
 
 
 def upsert(output: Output, record: VideoRecord) -> None:
     """Add a row, or replace the one with the same id; the file is never seen half written."""
-    records = {row.id: row for row in read(output)} | {record.id: record}
-    table = pa.Table.from_pylist([asdict(row) for row in records.values()], schema=SCHEMA)
-    with tempfile.TemporaryDirectory() as folder:
+    with output.locked(), tempfile.TemporaryDirectory() as folder:
+        records = {row.id: row for row in read(output)} | {record.id: record}
+        table = pa.Table.from_pylist([asdict(row) for row in records.values()], schema=SCHEMA)
         local = Path(folder) / MANIFEST
         pq.write_table(table, local)
         output.put(local, MANIFEST)

@@ -7,7 +7,12 @@ OUTPUT/manifest.parquet
 
 from __future__ import annotations
 
+import fcntl
+import io
 import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -37,9 +42,13 @@ class Output:
     """
 
     def __init__(self, location: str) -> None:
-        self.location = (
-            location if "://" in location else str(Path(location).expanduser().resolve())
-        )
+        is_uri = "://" in location
+        if not is_uri and "/working_dir_files/" in f"{Path(location).expanduser().resolve()}/":
+            raise UserError(
+                f"--output {location}: lies in the copy of the working directory that Ray makes "
+                "for a job and removes with it; give an absolute path or a URI that all nodes see"
+            )
+        self.location = location if is_uri else str(Path(location).expanduser().resolve())
         try:
             found = fs.FileSystem.from_uri(self.location)
         except (pa.ArrowInvalid, ValueError, OSError) as error:
@@ -48,10 +57,12 @@ class Output:
                 "folder, or a URI that begins with s3://, gs:// or file://"
             ) from None
         self._fs, self._root = cast("tuple[fs.FileSystem, str]", found)
+        self._is_local = isinstance(self._fs, fs.LocalFileSystem)
 
-    def uri(self, path: str) -> str:
-        """Where a person finds ``path``."""
-        return f"{self.location.rstrip('/')}/{path}"
+    def uri(self, path: str = "") -> str:
+        """Where a person finds ``path``; without the options and keys that a URI may carry."""
+        scheme = "" if self._is_local else self.location.partition("://")[0] + "://"
+        return scheme + self._full(path)
 
     def prepare(self) -> None:
         """Make the folders and prove that they can be written.
@@ -62,14 +73,12 @@ class Output:
         try:
             for folder in ("", "videos", "contact_sheets"):
                 self._fs.create_dir(self._full(folder), recursive=True)
-            probe = self._full(".write-test")
-            with self._fs.open_output_stream(probe) as stream:
-                stream.write(b"")
-            self._fs.delete_file(probe)
+            self._write(".write-test", io.BytesIO(b"x"))
+            self._fs.delete_file(self._full(".write-test"))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"--output {self.location}: cannot be written ({reason}); give a folder that you "
+                f"--output {self.uri()}: cannot be written ({reason}); give a folder that you "
                 "may write, or mend its permissions"
             ) from None
 
@@ -85,15 +94,29 @@ class Output:
             return None
         return self._fs.open_input_file(self._full(path))
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from rewriting the same file; local storage only."""
+        if not self._is_local:
+            yield
+            return
+        with Path(self._full(".lock")).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _write(self, path: str, source: BinaryIO) -> None:
-        target = self._full(path)
-        is_local = isinstance(self._fs, fs.LocalFileSystem)
+        if not self._is_local:
+            with self._fs.open_output_stream(self._full(path)) as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+            return
         # Beside the folders, so that nothing but finished videos is ever seen in videos/.
-        partial = self._full(f".{path.replace('/', '-')}.partial") if is_local else target
-        with self._fs.open_output_stream(partial) as stream:
-            shutil.copyfileobj(source, stream, 1 << 20)
-        if is_local:
-            self._fs.move(partial, target)
+        partial = Path(self._full(f".{uuid.uuid4().hex}.partial"))
+        try:
+            with partial.open("wb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+            partial.replace(self._full(path))
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _full(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")

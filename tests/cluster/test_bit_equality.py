@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +26,13 @@ from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
 
 
 @contextmanager
-def actors(job: VideoJob, num_workers: int, kind: type = Denoiser) -> Iterator[list[Any]]:
+def actors(
+    job: VideoJob, num_workers: int, kind: type = Denoiser, *arguments: Any
+) -> Iterator[list[Any]]:
     pipeline = job.pipeline
     actor = ray.remote(kind).options(num_cpus=0, max_restarts=-1)
-    workers = [actor.remote(pipeline.model, pipeline.denoise.threads) for _ in range(num_workers)]
+    threads = pipeline.denoise.threads
+    workers = [actor.remote(pipeline.model, threads, *arguments) for _ in range(num_workers)]
     try:
         yield workers
     finally:
@@ -71,34 +74,40 @@ def test_embedded_model_on_two_workers_equals_the_in_process_loop(ray_cluster: N
         assert np.array_equal(on_workers(job, workers), in_process(job))
 
 
-def test_killed_worker_changes_nothing(ray_cluster: None, job: VideoJob) -> None:
-    with actors(job, 2, _Mortal) as workers:
-        pid = ray.get(workers[0].pid.remote())
-        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
-        killer.start()
+def test_the_only_worker_dies_at_work_and_starts_slowly(
+    ray_cluster: None, job: VideoJob, tmp_path: Path
+) -> None:
+    with actors(job, 1, _Mortal, tmp_path / "died") as workers:
         latents = on_workers(job, workers)
-        killer.join()
+    assert (tmp_path / "died").exists()
     assert np.array_equal(latents, in_process(job))
+
+
+def test_a_worker_with_a_broken_device_is_restarted(
+    ray_cluster: None, job: VideoJob, tmp_path: Path
+) -> None:
+    with actors(job, 2, _Sick, tmp_path / "sick") as workers:
+        latents = on_workers(job, workers)
+    assert (tmp_path / "sick").exists()
+    assert np.array_equal(latents, in_process(job))
+
+
+def test_a_worker_that_dies_while_idle_rejoins(ray_cluster: None, job: VideoJob) -> None:
+    with actors(job, 1) as workers:
+        denoiser = pool_denoiser(job, workers)
+        first = predictions(job, denoiser)
+        ray.kill(workers[0], no_restart=False)
+        assert torch.equal(predictions(job, denoiser), first)
 
 
 def test_batch_that_always_fails_fails_its_video_with_step_and_windows(
     ray_cluster: None, job: VideoJob
 ) -> None:
-    with actors(job, 2, _Failing) as workers:
-        denoiser = PoolDenoiser(
-            workers,
-            video=job.specification_hash,
-            prompt=job.prompt,
-            negative_prompt="",
-            guidance_scale=3.0,
-            batch_size=2,
-        )
-        method = methods.create(job, registry.facts(job.pipeline.model))
-        plan = method.plan(0, 999)
-        latents = torch.zeros(registry.facts(job.pipeline.model).latents_shape(33))
+    with actors(job, 1, _Failing) as workers:
+        denoiser = pool_denoiser(job, workers)
         expected = r"step 0 \(timestep 999\), windows \[0, 1\]: failed 3 times: .*no kernel"
         with pytest.raises(DenoiseError, match=expected):
-            list(denoiser.denoise(latents, plan))
+            predictions(job, denoiser)
 
 
 def test_pool_that_cannot_load_its_model_says_why(ray_cluster: None, job: VideoJob) -> None:
@@ -106,24 +115,60 @@ def test_pool_that_cannot_load_its_model_says_why(ray_cluster: None, job: VideoJ
         actors(job, 2, _Unloadable) as workers,
         pytest.raises(DenoiseError, match=r"no denoiser can start: .*disk is gone"),
     ):
-        PoolDenoiser(
-            workers,
-            video="",
-            prompt="",
-            negative_prompt="",
-            guidance_scale=3.0,
-            batch_size=2,
-        )
+        pool_denoiser(job, workers)
+
+
+def pool_denoiser(job: VideoJob, workers: list[Any]) -> PoolDenoiser:
+    return PoolDenoiser(
+        workers,
+        video=job.specification_hash,
+        prompt=job.prompt,
+        negative_prompt="",
+        guidance_scale=3.0,
+        batch_size=2,
+    )
+
+
+def predictions(job: VideoJob, denoiser: PoolDenoiser) -> torch.Tensor:
+    """All window predictions of the first step."""
+    facts = registry.facts(job.pipeline.model)
+    plan = methods.create(job, facts).plan(0, 999)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(facts.latents_shape(job.pipeline.video.num_frames), generator=generator)
+    return torch.cat([prediction for _, prediction in denoiser.denoise(latents, plan)])
 
 
 class _Mortal(Denoiser):
-    """Slow enough to be killed at work; tells whom to kill."""
+    """Dies in its second forward, once; then takes longer to start than Ray waits by default."""
 
-    def pid(self) -> int:
-        return os.getpid()
+    def __init__(self, model: Any, threads: int, flag: Path) -> None:
+        super().__init__(model, threads)
+        self.flag, self.calls = flag, 0
+        if flag.exists():
+            time.sleep(10)
 
     def denoise(self, batch: Any, conditioning: Any) -> Any:
-        threading.Event().wait(0.1)
+        self.calls += 1
+        if self.calls == 2 and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().denoise(batch, conditioning)
+
+
+class _Sick(Denoiser):
+    """The first to start fails every forward until it is restarted."""
+
+    def __init__(self, model: Any, threads: int, flag: Path) -> None:
+        super().__init__(model, threads)
+        try:
+            flag.touch(exist_ok=False)
+            self.is_sick = True
+        except FileExistsError:
+            self.is_sick = False
+
+    def denoise(self, batch: Any, conditioning: Any) -> Any:
+        if self.is_sick:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         return super().denoise(batch, conditioning)
 
 

@@ -68,7 +68,7 @@ def test_video_and_contact_sheet(decoder, latents, tmp_path):
 
 
 def test_a_wrong_number_of_frames_leaves_nothing(decoder, latents, tmp_path):
-    with pytest.raises(ValueError, match="the latents decode to 17 frames, not to 21"):
+    with pytest.raises(ValueError, match="the latents decode to 17 frames; 21 are needed"):
         write(decoder, latents, tmp_path, num_frames=21)
     assert names(tmp_path) == []
 

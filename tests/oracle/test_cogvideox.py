@@ -10,7 +10,7 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from glc_ray.backbones import registry
-from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.config import ModelSpec, VideoJob, load_pipeline
 from glc_ray.sampler import LocalDenoiser, sample_job
 
 PROMPT = "a red ball bounces over the meadow at day"
@@ -56,6 +56,17 @@ def test_embedded_model_equals_diffusers_pipeline() -> None:
 
     ours = native_latents("package:toyworld", seed=3, steps=3, guidance_scale=5.0)
     assert torch.equal(ours, pipeline_latents(TOYWORLD, seed=3, steps=3, guidance_scale=5.0))
+
+
+def test_every_number_of_steps_gives_that_many_timesteps(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    """Rounding gives diffusers' scheduler one more, at timestep -1, for 61 and others."""
+    model = ModelSpec(path=str(tiny_model("sincos")))
+    for num_steps in range(1, 1001):
+        timesteps = registry.load_scheduler(model, num_steps).timesteps
+        assert len(timesteps) == num_steps
+        assert min(timesteps) >= 0
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -54,6 +55,30 @@ def test_unwritable_output(tmp_path: Path) -> None:
     text = str(error.value)
     assert text.startswith(f"--output {tmp_path}/file/out: cannot be written (")
     assert text.endswith("give a folder that you may write, or mend its permissions")
+
+
+def test_output_in_the_working_directory_of_a_ray_job(tmp_path: Path) -> None:
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1" / "out"
+    with pytest.raises(UserError, match=r"lies in the copy of the working directory that Ray"):
+        Output(str(folder))
+
+
+def test_uri_shows_no_keys() -> None:
+    output = Output("s3://key:secret@bucket/renders?region=eu-west-1")
+    assert output.uri("manifest.parquet") == "s3://bucket/renders/manifest.parquet"
+
+
+def test_damaged_manifest(output: Output) -> None:
+    (Path(output.location) / "manifest.parquet").write_text("not parquet")
+    with pytest.raises(UserError, match=r"manifest.parquet: not a manifest \(.*; move it away"):
+        manifest.read(output)
+
+
+def test_manifest_of_another_version(output: Output) -> None:
+    row = {**asdict(RECORD), "colour": "red"}
+    del row["encode_s"]
+    pq.write_table(pa.Table.from_pylist([row]), Path(output.location) / "manifest.parquet")
+    assert manifest.read(output) == [RECORD]
 
 
 def test_unknown_kind_of_storage() -> None:
