@@ -10,7 +10,7 @@ import time
 import click
 
 from glc_ray.cli import FrontDoor
-from glc_ray.config import load_pipeline, parse_assignment
+from glc_ray.pipeline_file import load_pipeline, parse_assignment
 
 
 @click.command(cls=FrontDoor)

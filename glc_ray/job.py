@@ -7,8 +7,9 @@ import re
 import unicodedata
 
 from glc_ray.backbones import model_folder, registry
-from glc_ray.config import PipelineSpec, VideoJob, validate
+from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.methods import registry as methods
+from glc_ray.pipeline_file import validate
 from glc_ray.protocols import ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)

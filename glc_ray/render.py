@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from glc_ray.cli import FrontDoor, RenderError
-from glc_ray.config import METHODS, load_pipeline, parse_assignment, pipeline_names
+from glc_ray.config import METHODS
+from glc_ray.pipeline_file import load_pipeline, parse_assignment, pipeline_names
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.config import VideoJob
 from glc_ray.job import build_job, video_name, warn_of_unknown_words
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 
 

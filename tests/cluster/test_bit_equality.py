@@ -16,8 +16,9 @@ import ray
 import torch
 
 from glc_ray.backbones import registry
-from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.config import VideoJob
 from glc_ray.methods import registry as methods
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.runtime.board import Board
 from glc_ray.runtime.coordinator import Coordinator
 from glc_ray.runtime.denoiser import Denoiser

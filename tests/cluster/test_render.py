@@ -15,7 +15,8 @@ from PIL import Image
 
 from glc_ray import render
 from glc_ray.cli import RenderError
-from glc_ray.config import VideoJob, load_pipeline
+from glc_ray.config import VideoJob
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.runtime.pipeline import Run
 from glc_ray.store import manifest
 from glc_ray.store.output import Output

@@ -10,7 +10,8 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from glc_ray.backbones import registry
-from glc_ray.config import ModelSpec, VideoJob, load_pipeline
+from glc_ray.config import ModelSpec, VideoJob
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.sampler import LocalDenoiser, sample_job
 
 PROMPT = "a red ball bounces over the meadow at day"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glc_ray.config import VideoJob, content_hash, load_pipeline, parse_assignment, pipeline_names
+from glc_ray.config import VideoJob, content_hash
+from glc_ray.pipeline_file import load_pipeline, parse_assignment, pipeline_names
 from glc_ray.protocols import UserError
 
 
