@@ -32,6 +32,7 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
     pipeline = pipeline.model_copy(update={"model": model_folder.pin(pipeline.model)})
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
+    registry.check_decode(pipeline.model, pipeline.decode)
     job: VideoJob = validate(
         VideoJob,
         {

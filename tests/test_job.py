@@ -70,6 +70,13 @@ def test_options_that_do_not_fit_the_model(overrides: list, text: str) -> None:
     assert message(*overrides) == text
 
 
+def test_tiling_that_the_vae_cannot_do() -> None:
+    assert message(("decode.tiling", "on")).startswith(
+        "decode.tiling = 'on': tiles of 32 x 48 pixels (half of the VAE's sample_height and "
+        "sample_width) do not make up a picture for "
+    )
+
+
 def test_negative_seed() -> None:
     expected = "job: seed = -1 is not allowed: input should be greater than or equal to 0"
     assert message(seed=-1).startswith(expected)

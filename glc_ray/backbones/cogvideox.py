@@ -16,7 +16,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from glc_ray.backbones import model_folder
-from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder, load_frame_decoder
+from glc_ray.backbones.cogvideox_vae import (
+    CogVideoXFrameDecoder,
+    check_tiling,
+    load_frame_decoder,
+)
 from glc_ray.config import DecodeSpec, ModelSpec
 from glc_ray.protocols import Conditioning, ModelFacts, StepResult, UserError
 
@@ -48,6 +52,11 @@ def facts(model: ModelSpec) -> ModelFacts:
         odd_latent_frames=True,
         vocabulary=model_folder.vocabulary(folder),
     )
+
+
+def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
+    """Refuse decode options that the model's VAE cannot follow (UserError)."""
+    check_tiling(model_folder.resolve(model, weights=False), decode.tiling)
 
 
 def frame_decoder(

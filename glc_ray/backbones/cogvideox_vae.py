@@ -73,23 +73,33 @@ def load_frame_decoder(
         folder: a model in diffusers' format or a hub id; only ``vae/`` is read, safetensors only.
         dtype: precision of weights and activations.
         device: where it decodes.
-        tiling: ``off`` decodes whole pictures; ``on`` decodes pictures larger than one tile in
-            tiles; ``auto`` does so where the VAE's tiles make up the picture without gaps.
+        tiling: ``off`` decodes whole pictures; ``on`` and ``auto`` decode pictures larger than
+            one tile in tiles, where the VAE's tiles make up the picture without gaps
+            (`check_tiling` refuses ``on`` where they do not).
 
-    Raises:
-        UserError: ``on`` for a VAE whose tiles do not make up a picture.
     """
     vae = AutoencoderKLCogVideoX.from_pretrained(
         folder, subfolder="vae", torch_dtype=dtype, use_safetensors=True
     ).to(device)
-    fits = _makes_up_picture(vae)
-    if tiling == "on" and not fits:
+    return CogVideoXFrameDecoder(vae, tiling=tiling != "off" and _makes_up_picture(vae))
+
+
+def check_tiling(folder: str | PathLike[str], tiling: Tiling) -> None:
+    """Find out from the VAE's configuration whether it can decode in tiles.
+
+    Raises:
+        UserError: ``on`` for a VAE whose tiles do not make up a picture.
+    """
+    with torch.device("meta"):
+        vae = AutoencoderKLCogVideoX.from_config(
+            AutoencoderKLCogVideoX.load_config(folder, subfolder="vae")
+        )
+    if tiling == "on" and not _makes_up_picture(vae):
         raise UserError(
             f"decode.tiling = 'on': tiles of {vae.tile_sample_min_height} x "
             f"{vae.tile_sample_min_width} pixels (half of the VAE's sample_height and "
             f"sample_width) do not make up a picture for {folder}; use 'off' or 'auto'"
         )
-    return CogVideoXFrameDecoder(vae, tiling=tiling != "off" and fits)
 
 
 def tile_geometry(vae: AutoencoderKLCogVideoX) -> TileGeometry:

@@ -21,6 +21,11 @@ def facts(model: ModelSpec) -> ModelFacts:
     return _adapter(model).facts(model)
 
 
+def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
+    """Refuse decode options that the model's VAE cannot follow (UserError); reads no weights."""
+    _adapter(model).check_decode(model, decode)
+
+
 def load_backbone(model: ModelSpec, device: torch.device) -> Backbone:
     """Load the denoising model onto ``device``."""
     return _adapter(model).CogVideoXBackbone(model, device)

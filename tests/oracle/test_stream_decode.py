@@ -11,7 +11,11 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from diffusers.video_processor import VideoProcessor
 
-from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder, load_frame_decoder
+from glc_ray.backbones.cogvideox_vae import (
+    CogVideoXFrameDecoder,
+    check_tiling,
+    load_frame_decoder,
+)
 from glc_ray.media.decode import NonFiniteError, stream_decode, stream_pixels
 from glc_ray.protocols import UserError
 
@@ -262,4 +266,4 @@ class TestLoad:
         options = {"dtype": torch.float32, "device": self.CPU}
         assert load_frame_decoder(tmp_path, **options, tiling="auto").tiles is None
         with pytest.raises(UserError, match=r"decode.tiling = 'on': tiles of 16 x 24 pixels"):
-            load_frame_decoder(tmp_path, **options, tiling="on")
+            check_tiling(tmp_path, "on")
