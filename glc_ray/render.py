@@ -153,7 +153,7 @@ def main(
     Examples:
       python -m glc_ray.render --prompt "a blue box rolls over the desert at night"
       python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/renders
-      ray job submit --working-dir . -- python -m glc_ray.render --pipeline cogvideox-2b \\
+      ray job submit -- python -m glc_ray.render --pipeline cogvideox-2b \\
           --prompt "waves on a beach" --num-frames 289 --output s3://bucket/renders
 
     OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
