@@ -21,7 +21,12 @@ Share = Annotated[float, Field(ge=0)]
 
 class _Spec(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        # So that a default hashes as the same value read back from JSON: 8.0, not 8.
+        validate_default=True,
     )
 
 

@@ -120,6 +120,17 @@ def test_hash_changes_with_whatever_may_change_the_bits(override: tuple[str, obj
     assert job(override).specification_hash != job().specification_hash
 
 
+@pytest.mark.parametrize("name", pipeline_names())
+def test_hash_survives_the_way_through_json(name: str, tmp_path: Path) -> None:
+    """Stages read the job from JSON; defaults must not differ from what is read back."""
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("model: {path: package:toyworld}\n")
+    for pipeline in (load_pipeline(name), load_pipeline(str(bare))):
+        made = VideoJob(prompt="x", pipeline=pipeline)
+        again = VideoJob.model_validate_json(made.model_dump_json())
+        assert again.specification_hash == made.specification_hash
+
+
 def test_hash_changes_with_seed() -> None:
     assert job(seed=1).specification_hash != job().specification_hash
 
