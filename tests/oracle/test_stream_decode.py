@@ -249,6 +249,13 @@ class TestLoad:
         vae = make_vae()
         latents = make_latents(vae, 3, 7, 11)
         expected = vae.tiled_decode(reference_latents(vae, latents)).sample
+        torch.testing.assert_close(streamed(decoder, latents), expected, rtol=0, atol=1e-5)
+
+    def test_faster_convolutions_are_those_of_diffusers_decode_as_well(self, folder):
+        decoder = load_frame_decoder(folder, dtype=torch.float32, device=self.CPU)
+        vae = decoder._vae
+        latents = make_latents(vae, 5, 7, 11)
+        expected = vae.tiled_decode(reference_latents(vae, latents)).sample
         assert torch.equal(streamed(decoder, latents), expected)
 
     def test_precision(self, folder):
