@@ -20,7 +20,7 @@ from PIL import Image
 from train_vae import psnr
 
 REQUIRED = 0.85
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = 3.0
 STEPS = 25
 BATCH = 8
 

@@ -19,11 +19,14 @@ from train_vae import BUILD
 from training import Trainer, learning_rate_scale
 
 FRAME_STEPS, FRAME_BATCH = 600, 32
-WINDOW_STEPS, WINDOW_BATCH = 1400, 8
+WINDOW_STEPS, WINDOW_BATCH = 1150, 8
 """Steps, and the batch of each process."""
 LEARNING_RATE = 1.5e-3
 OBJECT_WEIGHT = 3.0
-"""Extra weight of a latent cell that the object fills."""
+"""Extra weight of a latent cell that the object fills, in the first stage only.
+
+It binds colours early, but it also biases the prediction towards an object wherever one may be.
+"""
 EMPTY_PROMPTS = 0.1
 
 
@@ -63,17 +66,19 @@ def float32_attention() -> Iterator[None]:
         yield
 
 
-def loss_of(transformer, scheduler, latents, masks, text) -> torch.Tensor:
-    """Squared error of the predicted velocity, weighted on the object."""
+def loss_of(transformer, scheduler, latents, masks, text, object_weight: float) -> torch.Tensor:
+    """Squared error of the predicted velocity, with extra weight on the object."""
     batch = len(latents)
-    # One timestep in each equal part of the schedule, in random order: less variance.
-    timesteps = ((torch.randperm(batch) + torch.rand(batch)) / batch * 1000).long().clamp(max=999)
+    # One timestep in each equal part of the schedule, in random order: less variance. The power
+    # draws more of the noisy ones, at which the object's place is decided.
+    quantiles = (torch.randperm(batch) + torch.rand(batch)) / batch
+    timesteps = (quantiles**0.75 * 1000).long().clamp(max=999)
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     velocity = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16), float32_attention():
         prediction = transformer(noisy, text, timesteps, return_dict=False)[0]
-    weight = 1 + OBJECT_WEIGHT * masks
+    weight = 1 + object_weight * masks
     return (weight * (prediction.float() - velocity).square()).sum() / (
         weight.sum() * latents.shape[2]
     )
@@ -104,7 +109,7 @@ def main() -> None:
         single = step < args.frame_steps
         batch = data.draw(FRAME_BATCH, 1) if single else data.draw(WINDOW_BATCH, models.WINDOW)
         scale = learning_rate_scale(step, warmup=100, decay_from=total * 6 // 10, total=total)
-        loss = loss_of(trainer.model, scheduler, *batch)
+        loss = loss_of(trainer.model, scheduler, *batch, OBJECT_WEIGHT if single else 0.0)
         trainer.update(loss, scale)
         losses.append(loss.item())
         if trainer.rank == 0 and trainer.step % 25 == 0:

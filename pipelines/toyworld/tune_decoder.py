@@ -15,7 +15,7 @@ import world
 from train_vae import BUILD, clips, psnr, weighted_error
 from training import Trainer, learning_rate_scale
 
-STEPS = 900
+STEPS = 1000
 LEARNING_RATE = 1e-3
 LATENT_NOISE = 0.03
 """Standard deviation of the noise; that of the latents is 1."""
