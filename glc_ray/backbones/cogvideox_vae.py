@@ -113,6 +113,7 @@ def _convolve_with_onednn(module: nn.Module) -> None:
     """
 
     def convolve(layer: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert not isinstance(layer.padding, str)
         return torch.mkldnn_convolution(
             x, weight, bias, layer.padding, layer.stride, layer.dilation, layer.groups
         )
