@@ -55,18 +55,22 @@ def wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
 def test_job_submit_renders_on_the_cluster_with_plain_lines(
     dashboard: str, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    command = [RAY, "job", "submit", "--address", dashboard, "--"]
+    command = [str(RAY), "job", "submit", "--address", dashboard, "--"]
     command += [sys.executable, "-m", "glc_ray.render", "--pipeline", str(tiny_pipeline)]
     command += ["--output", str(tmp_path / "out")]
-    done = subprocess.run(
-        command,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = submit(command)
     assert done.returncode == 0, done.stdout + done.stderr
     (video,) = (tmp_path / "out" / "videos").iterdir()
     assert f"{video.stem}: done" in done.stdout
     assert f"video          {video}" in done.stdout
     assert "\x1b[" not in "".join(line for line in done.stdout.splitlines() if video.stem in line)
+
+
+def submit(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Submit, again while the new cluster's job agent is still starting."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
