@@ -56,7 +56,7 @@ def _display(num_videos: int, console: Console) -> Iterator[_Display]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=12),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
     )
@@ -79,7 +79,7 @@ class _Bars:
     def show(self, videos: list[VideoProgress]) -> None:
         for video in videos:
             if video.name not in self._bars:
-                self._bars[video.name] = self._progress.add_task(video.name[:32], detail="")
+                self._bars[video.name] = self._progress.add_task(video.name[:18], detail="")
             self._progress.update(
                 self._bars[video.name],
                 completed=fraction(video),
