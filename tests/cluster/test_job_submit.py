@@ -31,6 +31,8 @@ def dashboard() -> Iterator[str]:
     port = free_port()
     command = [RAY, "start", "--head", "--block", f"--node-ip-address={HOST}", "--num-cpus=2"]
     command += [f"--port={free_port()}", f"--dashboard-host={HOST}", f"--dashboard-port={port}"]
+    # Its default is taken by whatever other cluster runs on this machine.
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
     head = subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
