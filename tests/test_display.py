@@ -72,11 +72,17 @@ def test_log_has_a_line_a_state_not_a_line_a_poll() -> None:
 
 
 def test_source_that_fails_does_not_end_what_is_watched() -> None:
+    asked_again = threading.Event()
+    calls: list[int] = []
+
     def source() -> list[VideoProgress]:
+        calls.append(1)
+        if len(calls) > 1:
+            asked_again.set()
         raise ConnectionError
 
     with display.watching(source, 1, Console(file=io.StringIO())):
-        pass
+        assert asked_again.wait(60), "one failed question must not be the last"
 
 
 def test_terminal_shows_a_bar() -> None:
