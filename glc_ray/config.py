@@ -154,7 +154,7 @@ class ActorResources(_Spec):
 
 
 class DecoderResources(ActorResources):
-    """By default beside the denoisers, which wait while a decoder of their machine works."""
+    """By default decoders share the denoisers' CPUs and reserve none of their own."""
 
     num_cpus: Share = 0
     """Logical CPUs each."""
