@@ -10,9 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every specification hash; raised when the same specification gives other bits."""
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,10 +30,22 @@ class _Spec(BaseModel):
     )
 
 
+class _Switch(_Spec):
+    """A section that true and false turn on and off."""
+
+    enabled: bool = True
+    """Whether it takes part; ``section: false`` is short for ``section: {enabled: false}``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_bool(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
 class ModelSpec(_Spec):
     """Which diffusion model, and in which precision."""
 
-    backbone: Literal["cogvideox"] = "cogvideox"
+    backbone: Literal["cogvideox", "wan"] = "cogvideox"
     """The adapter that loads it."""
     path: str
     """A folder in diffusers' format, a hub id, or package:NAME for an embedded model."""
@@ -41,6 +53,27 @@ class ModelSpec(_Spec):
     """Commit or tag of a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of weights and activations in the denoiser and the VAE."""
+    clip_frames: Count | None = None
+    """Pixel frames of the native clip; none is what the model's files say (Wan's do not)."""
+    height: Count | None = None
+    """Height in pixels; none is what the model's files say (Wan's do not)."""
+    width: Count | None = None
+    """Width in pixels; none is what the model's files say (Wan's do not)."""
+
+
+class OptimizeSpec(_Spec):
+    """Memory and speed options that diffusers has, for the denoising model."""
+
+    compile: bool = False
+    """torch.compile of the transformer's repeated blocks."""
+    attention_backend: str | None = None
+    """One of diffusers' attention backends; none is torch's own choice."""
+    group_offload: Literal["off", "block_level", "leaf_level"] = "off"
+    """Keep weights in main memory and bring them to the device group by group."""
+    layerwise_casting: Literal["off", "float8_e4m3fn", "float8_e5m2"] = "off"
+    """Store weights in 8 bits and compute in model.dtype."""
+    cache: Literal["off"] = "off"
+    """Reuse of features from step to step: off is the only choice that is right with windows."""
 
 
 class VideoSpec(_Spec):
@@ -52,15 +85,36 @@ class VideoSpec(_Spec):
     """Frames per second of the file."""
 
 
+Scheduler = Literal[
+    "model",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
 class SamplingSpec(_Spec):
     """The denoising loop."""
 
     num_steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Denoising steps."""
+    scheduler: Scheduler = "model"
+    """A noise scheduler of diffusers; model is the one in the model's own files."""
+    scheduler_options: dict[str, bool | int | float | str] = {}
+    """Settings of the noise scheduler in place of the model's, by diffusers' names."""
     guidance_scale: Annotated[float, Field(ge=1)] = 6.0
     """Classifier-free guidance; 1 turns it off."""
+    guidance_scale_2: Annotated[float, Field(ge=1)] | None = None
+    """Of the low-noise transformer where there are two (Wan 2.2); none is guidance_scale."""
+    dynamic_guidance: bool = False
+    """Guidance that changes with the timestep, as CogVideoX's use_dynamic_cfg."""
     negative_prompt: str = ""
     """What guidance leads away from."""
+    transition_frames: Annotated[int, Field(ge=0)] = 16
+    """Pixel frames over which one prompt of a timeline passes into the next."""
 
 
 class GammaSpec(_Spec):
@@ -74,6 +128,44 @@ class GammaSpec(_Spec):
     """In place of the preset's."""
 
 
+class NoiseReinitSpec(_Switch):
+    """Initial noise by local shuffle and frequency fusion (Eq. 11); plain noise if off."""
+
+    chunk: Count | None = None
+    """Latent frames shuffled together; none is 4, or the window if that is shorter."""
+    order: Count = 4
+    """Order of the Butterworth low-pass."""
+    spatial_cutoff: Annotated[float, Field(gt=0)] = 0.25
+    """Its cut-off along height and width, a share of the Nyquist frequency."""
+    temporal_cutoff: Annotated[float, Field(gt=0)] = 0.25
+    """Its cut-off along frames, a share of the Nyquist frequency."""
+
+
+class ABAMSpec(_Switch):
+    """Anchor attention (Eq. 10): keys and values are blended with the path's first window's."""
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """lambda, share of the anchor."""
+    literal: bool = False
+    """Eq. 10 as printed, in which lambda is the share of the window's own."""
+    cache: Literal["device", "cpu", "recompute"] = "device"
+    """Where a worker keeps the anchor's keys and values; recompute keeps none and computes the
+    anchor with every batch (other last bits)."""
+
+
+class VMCRSpec(_Switch):
+    """Video motion consistency refinement after each step (Eq. 12-15)."""
+
+    weight: Share = 2e-5
+    """Step length omega (Eq. 15)."""
+    frequency: Share = 0.2
+    """lambda_f, weight of the frequency-wise loss (Eq. 13)."""
+    mse: Share = 0.001
+    """lambda_mse, weight of the squared difference of motions (Eq. 12)."""
+    phase: Share = 1.0
+    """lambda_phase, weight of the phase difference (Eq. 14)."""
+
+
 class GLCSpec(_Spec):
     """GLC-Diffusion and its ablation switches."""
 
@@ -85,26 +177,40 @@ class GLCSpec(_Spec):
     """Between local windows, in latent frames; none is half a window."""
     gamma: GammaSpec = GammaSpec()
     """Share of the global path."""
-    noise_reinit: bool = True
-    """Initial noise by local shuffle and frequency fusion (Eq. 11); plain noise otherwise."""
-    noise_chunk: Count | None = None
-    """Latent frames shuffled together; none is 4, or the window if that is shorter."""
-    noise_order: Count = 4
-    """Order of the Butterworth low-pass."""
-    noise_spatial_cutoff: Annotated[float, Field(gt=0)] = 0.25
-    """Its cut-off along height and width, a share of the Nyquist frequency."""
-    noise_temporal_cutoff: Annotated[float, Field(gt=0)] = 0.25
-    """Its cut-off along frames, a share of the Nyquist frequency."""
-    vmcr: bool = True
-    """Video motion consistency refinement after each step (Eq. 12-15)."""
-    vmcr_weight: Share = 2e-5
-    """Step length omega of the refinement (Eq. 15)."""
-    vmcr_frequency: Share = 0.2
-    """lambda_f, weight of the frequency-wise loss (Eq. 13)."""
-    vmcr_mse: Share = 0.001
-    """lambda_mse, weight of the squared difference of motions (Eq. 12)."""
-    vmcr_phase: Share = 1.0
-    """lambda_phase, weight of the phase difference (Eq. 14)."""
+    noise_reinit: NoiseReinitSpec = NoiseReinitSpec()
+    """Correlated initial noise; false: plain noise."""
+    abam: ABAMSpec = ABAMSpec()
+    """Anchor attention; false: every window by itself."""
+    vmcr: VMCRSpec = VMCRSpec()
+    """Refinement of the motion; false: none."""
+
+
+class GenLVideoSpec(_Spec):
+    """Gen-L-Video: overlapping windows, plain average."""
+
+    stride: Count | None = None
+    """Between windows, in latent frames; none is half a window."""
+
+
+class FreeNoiseSpec(_Spec):
+    """FreeNoise: shuffled noise and windows whose weights rise to the middle."""
+
+    stride: Count = 4
+    """Between windows, in latent frames."""
+    chunk: Count | None = None
+    """Latent frames of noise shuffled together; none is 4, or the window if that is shorter."""
+    level: Literal["auto", "attention", "prediction"] = "auto"
+    """Where windows are averaged; auto is within attention where the model's positions allow it
+    (rotary), and in the prediction elsewhere."""
+
+
+class FreeLongSpec(_Spec):
+    """FreeLong: one window, attention blended from global and local by frequency."""
+
+    radius: Count = 8
+    """Local attention sees this many latent frames to either side."""
+    cutoff: Annotated[float, Field(gt=0)] = 0.25
+    """Width of the Gaussian low-pass, a share of the Nyquist frequency."""
 
 
 class DenoiseSpec(_Spec):
@@ -129,6 +235,12 @@ class DecodeSpec(_Spec):
     tiling: Literal["auto", "on", "off"] = "auto"
     """on decodes pictures larger than one tile in tiles, as diffusers does, off never does; auto
     does so where the VAE's tiles make up the picture without gaps."""
+    tile_height: Count | None = None
+    """Pixels of a tile; none is the VAE's own."""
+    tile_width: Count | None = None
+    """Pixels of a tile; none is the VAE's own."""
+    tile_overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of a tile that overlaps the next; none is the VAE's own."""
     threads: Count = 1
     """CPU threads of one decoder."""
 
@@ -182,6 +294,19 @@ class ResourcesSpec(_Spec):
     """Start even where not all actors fit yet: the cluster grows by itself."""
 
 
+class TimedPrompt(_Spec):
+    """What a video shows from a frame on."""
+
+    at_frame: Annotated[int, Field(ge=0)]
+    """First pixel frame; 0 for the first prompt."""
+    text: str
+    """The prompt."""
+
+
+Method = Literal["glc", "direct", "gen_l_video", "freenoise", "freelong"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
 class PipelineSpec(_Spec):
     """A pipeline file."""
 
@@ -191,16 +316,26 @@ class PipelineSpec(_Spec):
     """One line for people."""
     prompt: str | None = None
     """Rendered when no prompt is given."""
+    prompts: tuple[TimedPrompt, ...] = ()
+    """A timeline in place of ``prompt``: what the video shows from which frame on."""
     model: ModelSpec
     """The diffusion model."""
+    optimize: OptimizeSpec = OptimizeSpec()
+    """Memory and speed of the diffusion model."""
     video: VideoSpec = VideoSpec()
     """The picture."""
     sampling: SamplingSpec = SamplingSpec()
     """The denoising loop."""
-    method: Literal["glc"] = "glc"
+    method: Method = "glc"
     """The long-video method."""
     glc: GLCSpec = GLCSpec()
     """Options of --method glc."""
+    gen_l_video: GenLVideoSpec = GenLVideoSpec()
+    """Options of --method gen_l_video."""
+    freenoise: FreeNoiseSpec = FreeNoiseSpec()
+    """Options of --method freenoise."""
+    freelong: FreeLongSpec = FreeLongSpec()
+    """Options of --method freelong."""
     denoise: DenoiseSpec = DenoiseSpec()
     """How windows are computed."""
     fuse: FuseSpec = FuseSpec()
@@ -213,17 +348,22 @@ class PipelineSpec(_Spec):
     """Where the work is done."""
 
 
-METHODS: tuple[str, ...] = get_args(PipelineSpec.model_fields["method"].annotation)
-
-
 class VideoJob(_Spec):
-    """One video to render: a pipeline, a prompt and a seed."""
+    """One video to render: a pipeline, a prompt or a timeline of them, and a seed."""
 
     prompt: str
+    """What the video shows; of a timeline all of it in one line, for people."""
+    prompts: tuple[TimedPrompt, ...] = ()
+    """The timeline, from frame 0 on; empty: ``prompt`` from the first frame to the last."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     pipeline: PipelineSpec
     model_identity: str = ""
     """Digest of the model's files, so that another model under the same path is another video."""
+
+    @property
+    def timeline(self) -> tuple[TimedPrompt, ...]:
+        """What the video shows from which frame on; at least one prompt, the first at frame 0."""
+        return self.prompts or (TimedPrompt(at_frame=0, text=self.prompt),)
 
     @property
     def specification_hash(self) -> str:
@@ -233,15 +373,18 @@ class VideoJob(_Spec):
                 "name": True,
                 "description": True,
                 "prompt": True,
+                "prompts": True,
                 "resources": True,
                 # The identity says which model; where it lies does not matter.
                 "model": {"path", "revision"},
+                # Options of methods that take no part.
+                **{method: True for method in METHODS if method != self.pipeline.method},
             }
         )
         return content_hash(
             {
                 "format": FORMAT_VERSION,
-                "prompt": self.prompt,
+                "timeline": [prompt.model_dump() for prompt in self.timeline],
                 "seed": self.seed,
                 "model_identity": self.model_identity,
                 **pipeline,

@@ -10,10 +10,20 @@ from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import validate
-from glc_ray.protocols import ModelFacts, UserError
+from glc_ray.protocols import Capability, ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)
 _NAME_LENGTH = 60
+_INCAPABLE: dict[Capability, str] = {
+    "long_clips": "--method {method}: needs one forward over the whole video, and {name} has "
+    "positions for its native clip only; use glc, gen_l_video or freenoise",
+    "anchor_attention": "glc.abam: {name} has no anchor attention; use --set glc.abam=false",
+    "spectral_attention": "--method {method}: needs attention that {name} does not give; use glc, "
+    "gen_l_video or freenoise",
+    "windowed_attention": "freenoise.level = 'attention': {name} adds positions at its input, so "
+    "windows cannot have their own within attention; use auto or prediction",
+}
+"""What to say where a backbone lacks a capability."""
 
 
 def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob:
@@ -44,10 +54,19 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
         where="job",
     )
     try:
-        methods.create(job, facts)
+        method = methods.create(job, facts)
     except ValueError as error:
         raise UserError(f"{pipeline.method}: {error}") from None
+    check_capabilities(pipeline, method.requires, facts)
     return job
+
+
+def check_capabilities(
+    pipeline: PipelineSpec, requires: frozenset[Capability], facts: ModelFacts
+) -> None:
+    """Refuse a method or an option that the model's backbone cannot follow."""
+    for capability in sorted(requires - facts.capabilities):
+        raise UserError(_INCAPABLE[capability].format(name=pipeline.name, method=pipeline.method))
 
 
 def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:

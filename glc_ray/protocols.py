@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import torch
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 class UserError(Exception):
@@ -38,6 +38,52 @@ class Window:
 
 
 @dataclass(frozen=True)
+class AnchorAttention:
+    """ABAM: keys and values are blended with those of the path's first window (Eq. 10)."""
+
+    weight: float
+    """lambda, share of the anchor."""
+    literal: bool = False
+    """Eq. 10 as printed, in which lambda is the share of the window's own."""
+    cache: Literal["device", "cpu", "recompute"] = "device"
+    """Where a worker keeps the anchor's keys and values; ``recompute`` keeps none, and the anchor
+    rides along in every batch."""
+
+
+@dataclass(frozen=True)
+class SpectralAttention:
+    """FreeLong: low frequencies of global attention, high ones of local attention."""
+
+    radius: int
+    """Local attention sees this many latent frames to either side."""
+    cutoff: float
+    """Width of the Gaussian low-pass, a share of the Nyquist frequency."""
+
+
+@dataclass(frozen=True)
+class WindowedAttention:
+    """FreeNoise at the level of attention: within windows of latent frames, then averaged."""
+
+    window_size: int
+    stride: int
+
+
+Attention: TypeAlias = AnchorAttention | SpectralAttention | WindowedAttention
+"""What a method asks of the model's self-attention layers."""
+
+Capability: TypeAlias = Literal[
+    "long_clips",
+    "anchor_attention",
+    "spectral_attention",
+    "windowed_attention",
+    "dynamic_guidance",
+    "second_guidance",
+]
+"""What a method or an option needs of a backbone. ``long_clips``: a forward may span more latent
+frames than the native window. ``second_guidance``: another scale for the low-noise stage."""
+
+
+@dataclass(frozen=True)
 class Path:
     """Windows that are averaged with each other before paths are mixed (Eq. 3)."""
 
@@ -45,6 +91,24 @@ class Path:
     share: float
     """Factor of this path in the fused prediction: gamma or 1 - gamma in GLC (Eq. 9)."""
     windows: tuple[Window, ...]
+    attention: Attention | None = None
+    """What its forwards ask of the attention layers; None is the model's own attention."""
+
+    @property
+    def anchor(self) -> Window | None:
+        """The window whose keys and values the others are blended with (ABAM)."""
+        return self.windows[0] if isinstance(self.attention, AnchorAttention) else None
+
+    def batches(self, batch_size: int) -> tuple[tuple[Window, ...], ...]:
+        """Windows in groups of at most ``batch_size``, in order; an anchor is alone.
+
+        So whoever computes an anchor, as a window or for its keys and values only, computes the
+        same bits.
+        """
+        first = 0 if self.anchor is None else 1
+        rest = self.windows[first:]
+        groups = [rest[at : at + batch_size] for at in range(0, len(rest), batch_size)]
+        return (*((self.windows[:1],) if first else ()), *groups)
 
 
 @dataclass(frozen=True)
@@ -53,8 +117,8 @@ class StepPlan:
 
     step_index: int
     """Position in the sampling loop, from 0."""
-    timestep: int
-    """The scheduler's value, a train timestep (0..999)."""
+    timestep: float
+    """The scheduler's value, a train timestep (0..999); flow-matching schedulers have fractions."""
     paths: tuple[Path, ...]
 
     @property
@@ -62,17 +126,41 @@ class StepPlan:
         """All windows in index order."""
         return tuple(window for path in self.paths for window in path.windows)
 
-    def batches(self, batch_size: int) -> tuple[tuple[Window, ...], ...]:
-        """Windows in groups of at most ``batch_size``, each of one path, in index order.
 
-        The grouping depends on the plan alone: a batch's composition changes floating-point
-        results, so the number of workers must not.
-        """
-        return tuple(
-            path.windows[start : start + batch_size]
-            for path in self.paths
-            for start in range(0, len(path.windows), batch_size)
-        )
+@dataclass(frozen=True)
+class Forward:
+    """What one model forward is asked to do, apart from its tensors: a batch of clips.
+
+    The grouping depends on the plan alone: a batch's composition changes floating-point results, so
+    the number of workers must not.
+    """
+
+    video: str
+    """Specification hash of the video."""
+    step_index: int
+    timestep: float
+    path: str
+    windows: tuple[Window, ...]
+    """One for each clip, in order."""
+    prompt_weights: tuple[tuple[float, ...], ...]
+    """For each clip, the weight of each prompt of the timeline; they sum to 1."""
+    guidance_scale: float | None
+    """Classifier-free guidance; None for the conditional branch alone."""
+    attention: Attention | None = None
+    anchor: Window | None = None
+    """The window whose keys and values its clips are blended with (ABAM)."""
+    anchor_prompt_weights: tuple[float, ...] = ()
+    """Prompt weights of the anchor."""
+
+    @property
+    def is_anchor(self) -> bool:
+        """The batch is the anchor itself, which runs unchanged."""
+        return self.windows == (self.anchor,)
+
+    @property
+    def anchor_key(self) -> tuple[str, int, str]:
+        """Whose keys and values: (video, step, path)."""
+        return self.video, self.step_index, self.path
 
 
 @dataclass(frozen=True)
@@ -83,16 +171,18 @@ class StepResult:
     """z_{t-1}, (B, F, C, H, W)."""
     pred_original_sample: Tensor
     """The predicted clean latents x̂0, (B, F, C, H, W)."""
-    alpha_cumprod_prev: float
-    """ᾱ_{t-1}: the squared signal share of ``prev_sample``; 1 after the last step."""
+    signal_scale: float
+    """Factor of x̂0 in ``prev_sample``: sqrt(ᾱ_{t-1}), or 1 - sigma_{t-1} for flow matching; 1
+    after the last step."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """A prompt as a backbone understands it, ready to cross processes."""
+    """The prompts of a video as a backbone understands them, ready to cross processes."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Named tensors whose first dimension is the guidance branch: [unconditional, conditional]."""
+    """Named tensors (P, 2, ...): one row a prompt of the timeline, and in it the guidance branches
+    [unconditional, conditional]."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +202,16 @@ class ModelFacts:
     """Native width in pixels."""
     odd_latent_frames: bool = False
     """The VAE gives 4(K-1)+1 frames for odd K only (CogVideoX gives 4K for even K)."""
-    capabilities: frozenset[str] = frozenset()
+    leading_latent_frames: int = 0
+    """Latent frames in front that are denoised but not decoded (1 in CogVideoX 1.5, whose patches
+    span two)."""
+    max_clip_frames: int | None = None
+    """Longest clip of one forward in latent frames, where positions end."""
+    channels_first_noise: bool = False
+    """The model's pipeline draws noise as BCFHW, not BFCHW."""
+    low_noise_below: float | None = None
+    """Timestep below which a second transformer takes over (Wan 2.2)."""
+    capabilities: frozenset[Capability] = frozenset()
     vocabulary: frozenset[str] | None = None
     """The words of a word-level tokenizer; None for a model with an open vocabulary."""
 
@@ -120,9 +219,11 @@ class ModelFacts:
         """Latent frames K to denoise for ``num_frames`` pixel frames (4k+1 for CogVideoX).
 
         They decode to ``num_frames`` frames, or to one latent frame's more where K must be odd.
+        Leading frames come on top.
         """
         num_latent_frames = (num_frames - 1) // self.temporal_ratio + 1
-        return num_latent_frames + int(self.odd_latent_frames and num_latent_frames % 2 == 0)
+        num_latent_frames += int(self.odd_latent_frames and num_latent_frames % 2 == 0)
+        return num_latent_frames + self.leading_latent_frames
 
     def latents_shape(self, num_frames: int) -> tuple[int, int, int, int, int]:
         """(1, K, C, H, W) of a video of ``num_frames`` pixel frames at the native size."""
@@ -130,30 +231,56 @@ class ModelFacts:
         return 1, self.num_latent_frames(num_frames), self.latent_channels, height, width
 
     def num_frames(self, num_latent_frames: int) -> int:
-        """Pixel frames that ``num_latent_frames`` decode to."""
-        return (num_latent_frames - 1) * self.temporal_ratio + 1
+        """Pixel frames that ``num_latent_frames`` decode to, leading ones among them."""
+        return (num_latent_frames - self.leading_latent_frames - 1) * self.temporal_ratio + 1
+
+
+class NoiseSource(Protocol):
+    """The randomness of one video, drawn in a fixed order."""
+
+    def normal(self, shape_BFCHW: tuple[int, ...]) -> Tensor:
+        """Independent Gaussian noise, float32."""
+        ...
+
+    def permutation(self, size: int) -> list[int]:
+        """A random order of 0..size - 1."""
+        ...
 
 
 class NoiseScheduler(Protocol):
     """A diffusers scheduler, reduced to what the loop needs: timesteps and one step."""
 
     @property
-    def timesteps(self) -> tuple[int, ...]: ...
+    def timesteps(self) -> tuple[float, ...]: ...
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult: ...
 
 
 class Backbone(Protocol):
-    """A loaded denoising model: guided predictions for clips of native length."""
+    """A loaded denoising model: guided predictions for clips."""
 
     facts: ModelFacts
+    anchor_forwards: int
+    """Forwards so far that only filled the anchor cache (ABAM)."""
 
-    def encode_prompt(self, prompt: str, negative_prompt: str) -> Conditioning: ...
+    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning: ...
 
     def predict(
-        self, clips_BFCHW: Tensor, timestep: int, conditioning: Conditioning, guidance_scale: float
+        self,
+        clips_BFCHW: Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        anchor_BFCHW: Tensor | None = None,
     ) -> Tensor:
-        """The guided model output of each clip, float32, same shape and device as ``clips``."""
+        """The guided model output of each clip, float32, same shape as ``clips``.
+
+        Args:
+            clips_BFCHW: (N, L, C, H, W).
+            forward: what to do with them.
+            conditioning: of the video's prompts.
+            anchor_BFCHW: the clip (1, L, C, H, W) of the path's anchor, where ``forward`` asks for
+                `AnchorAttention` and is not the anchor itself.
+        """
         ...
 
 
@@ -168,12 +295,12 @@ class Denoiser(Protocol):
 class Method(Protocol):
     """What distinguishes one long-video method from another: noise, plan, update."""
 
-    requires: frozenset[str]
-    """Capabilities that a backbone must have."""
+    requires: frozenset[Capability]
+    """What a backbone must be capable of."""
 
-    def initial_noise(self, shape_BFCHW: tuple[int, ...], generator: Generator) -> Tensor: ...
+    def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor: ...
 
-    def plan(self, step_index: int, timestep: int) -> StepPlan: ...
+    def plan(self, step_index: int, timestep: float) -> StepPlan: ...
 
     def update(self, result: StepResult) -> Tensor:
         """The latents that the next step starts from."""

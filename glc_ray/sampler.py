@@ -16,6 +16,8 @@ from torch import Tensor
 from glc_ray.backbones import registry as backbones
 from glc_ray.config import VideoJob
 from glc_ray.core.fusion import Fusion
+from glc_ray.core.noise import SeededNoise
+from glc_ray.forwards import ForwardPlanner
 from glc_ray.methods import registry as methods
 from glc_ray.protocols import (
     Backbone,
@@ -34,7 +36,7 @@ class StepReport:
 
     step_index: int
     num_steps: int
-    timestep: int
+    timestep: float
     num_windows: int
     denoise_s: float
     """Waiting for predictions."""
@@ -113,12 +115,13 @@ def sample_job(job: VideoJob, denoiser: Denoiser, *, on_step: OnStep | None = No
     pipeline = job.pipeline
     facts = backbones.facts(pipeline.model)
     method = methods.create(job, facts)
-    shape_BFCHW = facts.latents_shape(pipeline.video.num_frames)
-    noise_BFCHW = method.initial_noise(shape_BFCHW, torch.Generator().manual_seed(job.seed))
+    # One source for the first noise and for a stochastic scheduler's, as in diffusers' pipelines.
+    noise = SeededNoise(job.seed, channels_first=facts.channels_first_noise)
+    latents_BFCHW = method.initial_noise(facts.latents_shape(pipeline.video.num_frames), noise)
     return sample(
-        noise_BFCHW,
+        latents_BFCHW,
         method=method,
-        scheduler=backbones.load_scheduler(pipeline.model, pipeline.sampling.num_steps),
+        scheduler=backbones.load_scheduler(pipeline.model, pipeline.sampling, noise.generator),
         denoiser=denoiser,
         on_step=on_step,
     )
@@ -136,41 +139,37 @@ class LocalDenoiser:
         self,
         backbone: Backbone,
         conditioning: Conditioning,
+        planner: ForwardPlanner,
         *,
-        guidance_scale: float,
-        batch_size: int,
         threads: int,
     ) -> None:
         self.backbone = backbone
         self.conditioning = conditioning
-        self.guidance_scale = guidance_scale
-        self.batch_size = batch_size
+        self.planner = planner
         self.threads = threads
 
     @classmethod
     def of(cls, job: VideoJob, device: torch.device) -> LocalDenoiser:
-        """Load a job's model and encode its prompt."""
+        """Load a job's model and encode its prompts."""
         pipeline = job.pipeline
-        backbone = backbones.load_backbone(pipeline.model, device)
+        backbone = backbones.load_backbone(pipeline, device)
         with torch_threads(pipeline.denoise.threads):
-            conditioning = backbone.encode_prompt(job.prompt, pipeline.sampling.negative_prompt)
-        return cls(
-            backbone,
-            conditioning,
-            guidance_scale=pipeline.sampling.guidance_scale,
-            batch_size=pipeline.denoise.batch_size,
-            threads=pipeline.denoise.threads,
-        )
+            conditioning = backbone.encode_prompts(
+                tuple(prompt.text for prompt in job.timeline), pipeline.sampling.negative_prompt
+            )
+        planner = ForwardPlanner(job, backbone.facts)
+        return cls(backbone, conditioning, planner, threads=pipeline.denoise.threads)
 
     def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
         """Yield (window, prediction (1, L, C, H, W)) in window order."""
-        for windows in plan.batches(self.batch_size):
-            clips = gather_clips(latents_BFCHW, windows)
+        for forward in self.planner.forwards(plan):
+            clips = gather_clips(latents_BFCHW, forward.windows)
+            anchor = None
+            if forward.anchor is not None and not forward.is_anchor:
+                anchor = gather_clips(latents_BFCHW, [forward.anchor])
             with torch_threads(self.threads):
-                predictions = self.backbone.predict(
-                    clips, plan.timestep, self.conditioning, self.guidance_scale
-                )
-            yield from zip(windows, predictions.split(1), strict=True)
+                predictions = self.backbone.predict(clips, forward, self.conditioning, anchor)
+            yield from zip(forward.windows, predictions.split(1), strict=True)
 
 
 @contextmanager

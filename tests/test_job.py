@@ -56,7 +56,7 @@ def test_video_shorter_than_a_native_clip() -> None:
             "windows would leave frames uncovered.",
         ),
         (
-            [("glc.noise_chunk", 9)],
+            [("glc.noise_reinit.chunk", 9)],
             "glc: the noise chunk is 9: it must be between 1 and the window of 7 latent frames.",
         ),
         (

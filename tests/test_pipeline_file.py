@@ -32,7 +32,7 @@ def test_later_overrides_win() -> None:
     [
         ("glc.vmcr=false", ("glc.vmcr", False)),
         ("sampling.negative_prompt=a=b", ("sampling.negative_prompt", "a=b")),
-        ("glc.vmcr_weight=2e-5", ("glc.vmcr_weight", "2e-5")),
+        ("glc.vmcr.weight=2e-5", ("glc.vmcr.weight", "2e-5")),
         ("glc.stride=", ("glc.stride", None)),
     ],
 )
@@ -41,8 +41,8 @@ def test_assignments_are_read_as_yaml(text: str, expected: tuple[str, object]) -
 
 
 def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same() -> None:
-    spec = load_pipeline("toyworld", [parse_assignment("glc.vmcr_weight=3e-5")])
-    assert spec.glc.vmcr_weight == 3e-5
+    spec = load_pipeline("toyworld", [parse_assignment("glc.vmcr.weight=3e-5")])
+    assert spec.glc.vmcr.weight == 3e-5
 
 
 def test_unknown_key_names_the_allowed_ones_and_the_nearest() -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    CogVideoXDDIMScheduler,
-    CogVideoXPipeline,
-    CogVideoXTransformer3DModel,
-)
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from glc_ray.backbones import model_folder
+from glc_ray.backbones.attention import AttentionMode
+from glc_ray.backbones.cogvideox_attention import install
 from glc_ray.backbones.cogvideox_vae import (
     CogVideoXFrameDecoder,
     check_tiling,
     load_frame_decoder,
 )
-from glc_ray.config import DecodeSpec, ModelSpec
-from glc_ray.protocols import Conditioning, ModelFacts, StepResult, UserError
+from glc_ray.backbones.guided import GuidedModel
+from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
+from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -40,6 +38,7 @@ def facts(model: ModelSpec) -> ModelFacts:
             f"model.path = {model.path!r}: CogVideoX 1.5 (patch_size_t) is not supported; "
             "use a CogVideoX 1.0 model such as THUDM/CogVideoX-2b or THUDM/CogVideoX-5b"
         )
+    capabilities: set[Capability] = {"anchor_attention", "dynamic_guidance", "long_clips"}
     spatial_ratio = 2 ** (len(vae["block_out_channels"]) - 1)
     temporal_ratio = int(vae["temporal_compression_ratio"])
     return ModelFacts(
@@ -50,6 +49,7 @@ def facts(model: ModelSpec) -> ModelFacts:
         height=transformer["sample_height"] * spatial_ratio,
         width=transformer["sample_width"] * spatial_ratio,
         odd_latent_frames=True,
+        capabilities=frozenset(capabilities),
         vocabulary=model_folder.vocabulary(folder),
     )
 
@@ -71,60 +71,82 @@ def frame_decoder(
     )
 
 
-class CogVideoXBackbone:
+class CogVideoXBackbone(GuidedModel):
     """Guided predictions of a CogVideoX transformer."""
 
-    def __init__(self, model: ModelSpec, device: torch.device) -> None:
-        self.facts = facts(model)
-        self.device = device
-        self.dtype: torch.dtype = getattr(torch, model.dtype)
+    def __init__(self, pipeline: PipelineSpec, device: torch.device) -> None:
+        model = pipeline.model
+        super().__init__(
+            facts(model),
+            device=device,
+            dtype=getattr(torch, model.dtype),
+            num_videos=pipeline.resources.coordinators.count,
+        )
         self._folder = model_folder.resolve(model)
         self.transformer = CogVideoXTransformer3DModel.from_pretrained(
             self._folder, subfolder="transformer", dtype=self.dtype, use_safetensors=True
         )
         self.transformer.eval().requires_grad_(False).to(device)
+        install(self.transformer, self.control)
 
     @torch.inference_mode()
-    def encode_prompt(self, prompt: str, negative_prompt: str) -> Conditioning:
-        """Text features on the CPU, ``prompt_embeds`` (2, S, D): [unconditional, conditional]."""
+    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
+        """Text features on the CPU, ``prompt_embeds`` (P, 2, S, D)."""
         text = self._text_pipeline
         # T5-XXL takes as much memory as the transformer: on the device only while it works.
         text.text_encoder.to(self.device)
         try:
-            conditional, unconditional = text.encode_prompt(
-                prompt,
-                negative_prompt,
-                do_classifier_free_guidance=True,
-                max_sequence_length=self.transformer.config.max_text_seq_length,
-                device=self.device,
-            )
+            rows = [self._encode(text, prompt, negative_prompt) for prompt in prompts]
         finally:
             text.text_encoder.to("cpu")
-        return Conditioning({"prompt_embeds": torch.cat([unconditional, conditional]).cpu()})
+        return Conditioning({"prompt_embeds": torch.stack(rows).cpu()})
 
-    @torch.inference_mode()
-    def predict(
-        self, clips_BFCHW: Tensor, timestep: int, conditioning: Conditioning, guidance_scale: float
+    def _encode(self, text: CogVideoXPipeline, prompt: str, negative_prompt: str) -> Tensor:
+        conditional, unconditional = text.encode_prompt(
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance=True,
+            max_sequence_length=self.transformer.config.max_text_seq_length,
+            device=self.device,
+        )
+        return torch.cat([unconditional, conditional])
+
+    def guided(
+        self,
+        clips_BFCHW: Tensor,
+        timestep: float,
+        text: dict[str, Tensor],
+        guidance_scale: float | None,
+        mode: AttentionMode | None,
     ) -> Tensor:
         """The guided model output of each clip, float32 on the model's device.
 
         Guidance as the pipeline does it: both branches in one batch, combined in float32.
         """
-        embeds_2SD = conditioning.tensors["prompt_embeds"].to(self.device, self.dtype)
-        clips = clips_BFCHW.to(self.device, self.dtype, non_blocking=True)
-        branches = 2 if guidance_scale > 1 else 1
-        hidden = torch.cat([clips] * branches)
-        output = self.transformer(
-            hidden_states=hidden,
-            encoder_hidden_states=embeds_2SD[-branches:].repeat_interleave(len(clips), dim=0),
-            timestep=torch.full((len(hidden),), timestep, device=self.device),
-            image_rotary_emb=self._rotary(clips),
-            return_dict=False,
-        )[0].float()
-        if branches == 1:
+        branches = 1 if guidance_scale is None else 2
+        hidden = torch.cat([clips_BFCHW] * branches)
+        embeds_N2SD = text["prompt_embeds"][:, -branches:]
+        with self.control.using(mode, self._token_grid(clips_BFCHW)):
+            output = self.transformer(
+                hidden_states=hidden,
+                encoder_hidden_states=embeds_N2SD.transpose(0, 1).flatten(0, 1),
+                timestep=torch.full((len(hidden),), timestep, device=self.device),
+                image_rotary_emb=self._rotary(clips_BFCHW),
+                return_dict=False,
+            )[0].float()
+        if guidance_scale is None:
             return output
         unconditional, conditional = output.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
+
+    def _token_grid(self, clips_BFCHW: Tensor) -> tuple[int, int, int]:
+        config = self.transformer.config
+        _, frames, _, height, width = clips_BFCHW.shape
+        return (
+            frames // (config.patch_size_t or 1),
+            height // config.patch_size,
+            width // config.patch_size,
+        )
 
     def _rotary(self, clips_BFCHW: Tensor) -> tuple[Tensor, Tensor] | None:
         """Window-local rotary positions (5b); sincos models (2b) add theirs at the input."""
@@ -160,24 +182,4 @@ class CogVideoXBackbone:
         return pipeline
 
 
-class CogVideoXScheduler:
-    """``CogVideoXDDIMScheduler`` for the loop: one step on the full latents, in float32."""
-
-    def __init__(self, folder: Path, num_steps: int) -> None:
-        self._scheduler = CogVideoXDDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-        self._scheduler.set_timesteps(num_steps)
-        # For some numbers (61, 103, ...) rounding gives one step too many, at timestep -1.
-        self.timesteps: tuple[int, ...] = tuple(self._scheduler.timesteps.tolist()[:num_steps])
-
-    def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
-        """z_t -> z_{t-1} with the guided prediction; all (1, K, C, H, W) float32."""
-        timestep = self.timesteps[step_index]
-        output = self._scheduler.step(prediction, timestep, latents)
-        # The scheduler's own arithmetic: the next timestep is t - 1000 // n.
-        previous = timestep - self._scheduler.config.num_train_timesteps // len(self.timesteps)
-        is_last = step_index + 1 == len(self.timesteps) or previous < 0
-        return StepResult(
-            prev_sample=output.prev_sample,
-            pred_original_sample=output.pred_original_sample,
-            alpha_cumprod_prev=1.0 if is_last else float(self._scheduler.alphas_cumprod[previous]),
-        )
+backbone = CogVideoXBackbone

@@ -6,14 +6,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from glc_ray.backbones import model_folder
-from glc_ray.config import DecodeSpec, ModelSpec
+from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec, SamplingSpec
 from glc_ray.protocols import Backbone, FrameDecoder, ModelFacts, NoiseScheduler
 
 if TYPE_CHECKING:
     import torch
 
-_BACKBONES = {"cogvideox": "glc_ray.backbones.cogvideox"}
+_BACKBONES = {"cogvideox": "glc_ray.backbones.cogvideox", "wan": "glc_ray.backbones.wan"}
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -26,15 +25,22 @@ def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     _adapter(model).check_decode(model, decode)
 
 
-def load_backbone(model: ModelSpec, device: torch.device) -> Backbone:
-    """Load the denoising model onto ``device``."""
-    return _adapter(model).CogVideoXBackbone(model, device)
+def load_backbone(pipeline: PipelineSpec, device: torch.device) -> Backbone:
+    """Load the denoising model of a pipeline onto ``device``."""
+    return _adapter(pipeline.model).backbone(pipeline, device)
 
 
-def load_scheduler(model: ModelSpec, num_steps: int) -> NoiseScheduler:
-    """The model's own noise scheduler, set to ``num_steps``; reads no weights."""
-    folder = model_folder.resolve(model, weights=False)
-    return _adapter(model).CogVideoXScheduler(folder, num_steps)
+def load_scheduler(
+    model: ModelSpec, sampling: SamplingSpec, generator: torch.Generator
+) -> NoiseScheduler:
+    """The noise scheduler that ``sampling`` names, for this model; reads no weights.
+
+    Raises:
+        UserError: it does not fit the model.
+    """
+    from glc_ray.backbones import scheduler
+
+    return scheduler.load(model, sampling, generator)
 
 
 def load_frame_decoder(model: ModelSpec, decode: DecodeSpec, device: torch.device) -> FrameDecoder:

@@ -9,19 +9,40 @@ import torch
 from torch import Generator, Tensor
 
 from glc_ray.core.spectral import butterworth_low_pass, frequency_mix
+from glc_ray.protocols import NoiseSource
 
 
-def plain_noise(shape_BFCHW: tuple[int, ...], generator: Generator) -> Tensor:
-    """Independent Gaussian noise (B, F, C, H, W) in float32, on the generator's device.
+class SeededNoise:
+    """A `NoiseSource` over one generator, which draws what the model's own pipeline would draw."""
 
-    The same numbers as diffusers' ``randn_tensor`` for that shape and generator.
-    """
-    device = generator.device
-    return torch.randn(shape_BFCHW, generator=generator, device=device, dtype=torch.float32)
+    def __init__(self, seed: int, *, channels_first: bool = False) -> None:
+        """Start from a seed, on the CPU.
+
+        Args:
+            seed: of all randomness that one video takes.
+            channels_first: draw noise as (B, C, F, H, W), as Wan's pipeline does.
+        """
+        self.generator: Generator = torch.Generator().manual_seed(seed)
+        self._channels_first = channels_first
+
+    def normal(self, shape_BFCHW: tuple[int, ...]) -> Tensor:
+        """Independent Gaussian noise (B, F, C, H, W) in float32.
+
+        The same numbers as diffusers' ``randn_tensor`` for the model's layout and the same seed.
+        """
+        if not self._channels_first:
+            return torch.randn(shape_BFCHW, generator=self.generator)
+        batch, frames, channels, *size = shape_BFCHW
+        noise_BCFHW = torch.randn((batch, channels, frames, *size), generator=self.generator)
+        return noise_BCFHW.transpose(1, 2).contiguous()
+
+    def permutation(self, size: int) -> list[int]:
+        """A random order of 0..size - 1."""
+        return torch.randperm(size, generator=self.generator).tolist()
 
 
 def shuffled_frames(
-    num_latent_frames: int, window_size: int, chunk_size: int, generator: Generator
+    num_latent_frames: int, window_size: int, chunk_size: int, noise: NoiseSource
 ) -> Tensor:
     """Which drawn frame each latent frame repeats under local shuffling (FreeNoise's rule).
 
@@ -43,8 +64,8 @@ def shuffled_frames(
     check_chunk(chunk_size, window_size)
     frames = list(range(min(num_latent_frames, window_size)))
     for start in range(window_size, num_latent_frames, chunk_size):
-        order = torch.randperm(chunk_size, generator=generator, device=generator.device)
-        chunk = [frames[start - window_size + offset] for offset in order.tolist()]
+        order = noise.permutation(chunk_size)
+        chunk = [frames[start - window_size + offset] for offset in order]
         frames.extend(chunk[: num_latent_frames - start])
     return torch.tensor(frames, dtype=torch.int64)
 
@@ -63,12 +84,12 @@ def check_chunk(chunk_size: int, window_size: int) -> None:
 
 
 def shuffled_noise(
-    shape_BFCHW: tuple[int, ...], window_size: int, generator: Generator, *, chunk_size: int = 4
+    shape_BFCHW: tuple[int, ...], window_size: int, noise: NoiseSource, *, chunk_size: int = 4
 ) -> Tensor:
     """Locally shuffled noise z_T (§3.3, FreeNoise), each frame of which is Gaussian.
 
     All K frames are drawn, as diffusers draws them, and those from L on are then overwritten: the
-    first L frames are those of `plain_noise` for the same generator.
+    first L frames are those of plain noise for the same seed.
 
     Args:
         shape_BFCHW: (B, K, C, H, W).
@@ -76,20 +97,20 @@ def shuffled_noise(
         chunk_size: S, in latent frames; FreeNoise's local stride.
 
     Returns:
-        (B, K, C, H, W) in float32, on the generator's device.
+        (B, K, C, H, W) in float32.
 
     Raises:
         ValueError: ``chunk_size`` is not in 1..``window_size``.
     """
-    noise_BFCHW = plain_noise(shape_BFCHW, generator)
-    frames_F = shuffled_frames(shape_BFCHW[1], window_size, chunk_size, generator)
-    return noise_BFCHW.index_select(1, frames_F.to(noise_BFCHW.device))
+    noise_BFCHW = noise.normal(shape_BFCHW)
+    frames_F = shuffled_frames(shape_BFCHW[1], window_size, chunk_size, noise)
+    return noise_BFCHW.index_select(1, frames_F)
 
 
 def reinitialise(
     shape_BFCHW: tuple[int, ...],
     window_size: int,
-    generator: Generator,
+    noise: NoiseSource,
     *,
     chunk_size: int = 4,
     order: int = 4,
@@ -98,7 +119,7 @@ def reinitialise(
 ) -> Tensor:
     """Reinitialised noise z'_T: low frequencies of shuffled noise, high ones of new noise (Eq. 11).
 
-    The generator gives the shuffled noise first, then η. Where H is neither 0 nor 1 the two
+    The shuffled noise is drawn first, then η. Where H is neither 0 nor 1 the two
     variances add to H² + (1 − H)² < 1; the paper does not rescale, and neither does this.
 
     Args:
@@ -108,7 +129,7 @@ def reinitialise(
         order, spatial_cutoff, temporal_cutoff: of H; see `butterworth_low_pass`.
 
     Returns:
-        (B, K, C, H, W) in float32, on the generator's device.
+        (B, K, C, H, W) in float32.
 
     Raises:
         ValueError: ``chunk_size`` is not in 1..``window_size``, or a cut-off is not positive.
@@ -122,5 +143,5 @@ def reinitialise(
         spatial_cutoff=spatial_cutoff,
         temporal_cutoff=temporal_cutoff,
     )
-    shuffled_BFCHW = shuffled_noise(shape_BFCHW, window_size, generator, chunk_size=chunk_size)
-    return frequency_mix(shuffled_BFCHW, plain_noise(shape_BFCHW, generator), low_pass_FHW)
+    shuffled_BFCHW = shuffled_noise(shape_BFCHW, window_size, noise, chunk_size=chunk_size)
+    return frequency_mix(shuffled_BFCHW, noise.normal(shape_BFCHW), low_pass_FHW)

@@ -156,26 +156,26 @@ def _chunks(num_frames: int, chunk_frames: int) -> Iterator[slice]:
 def correct(
     latents_prev_BFCHW: Tensor,
     x0_BFCHW: Tensor,
-    alpha_cumprod_prev: float,
+    signal_scale: float,
     *,
     step_size: float = 2e-5,
     weights: VMCRWeights = DEFAULT_WEIGHTS,
 ) -> Tensor:
     """Refined latents z_{t−1} − ω·√ᾱ_{t−1}·∇ℓ(x̂0) (Eq. 15).
 
-    With v frozen, z_{t−1} holds x̂0 times √ᾱ_{t−1}, so a step of x̂0 moves it by that much
-    (decided; the paper writes the gradient with respect to z_t). After the last step ᾱ is 1.
+    With v frozen, z_{t−1} holds x̂0 times √ᾱ_{t−1} (1 − σ_{t−1} with flow matching), so a step of
+    x̂0 moves it by that much (decided; the paper writes the gradient with respect to z_t). After
+    the last step the factor is 1.
 
     Args:
         latents_prev_BFCHW: z_{t−1}, (B, F, C, H, W).
         x0_BFCHW: predicted clean latents x̂0 of the step, same shape.
-        alpha_cumprod_prev: ᾱ_{t−1}, 0..1.
+        signal_scale: √ᾱ_{t−1}, 0..1.
         step_size: ω.
         weights: of the terms of the loss.
 
     Returns:
         (B, F, C, H, W), of the dtype of ``latents_prev_BFCHW``, which is left unchanged.
     """
-    scale = step_size * math.sqrt(alpha_cumprod_prev)
-    step_BFCHW = gradient(x0_BFCHW, weights).mul_(scale)
+    step_BFCHW = gradient(x0_BFCHW, weights).mul_(step_size * signal_scale)
     return (latents_prev_BFCHW - step_BFCHW).to(latents_prev_BFCHW.dtype)

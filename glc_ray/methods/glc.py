@@ -5,24 +5,30 @@ Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height,
 
 from __future__ import annotations
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
-from glc_ray.core.noise import check_chunk, plain_noise, reinitialise
+from glc_ray.core.noise import check_chunk, reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
 from glc_ray.core.windows import check_stride, global_windows, local_windows, random_shift
-from glc_ray.protocols import Path, StepPlan, StepResult
+from glc_ray.protocols import (
+    AnchorAttention,
+    Capability,
+    NoiseSource,
+    Path,
+    StepPlan,
+    StepResult,
+)
 
 
 class GLC:
     """GLC-Diffusion for one video (Algorithm 1), a `glc_ray.protocols.Method`.
 
     At native length (K = L) with ``global_path``, ``noise_reinit`` and ``vmcr`` off it is the
-    model's own sampling: one plain window a step, plain noise, no refinement.
+    model's own sampling: one plain window a step, plain noise, no refinement. (``abam`` does
+    nothing there: a path's first window is its own anchor.)
     """
-
-    requires: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -54,33 +60,39 @@ class GLC:
         self.seed = seed
         self.options = options
         self.stride = max(1, window_size // 2) if options.stride is None else options.stride
-        self.noise_chunk = (
-            min(4, window_size) if options.noise_chunk is None else options.noise_chunk
-        )
+        reinit, vmcr, abam = options.noise_reinit, options.vmcr, options.abam
+        self.noise_chunk = min(4, window_size) if reinit.chunk is None else reinit.chunk
         self._gamma0, self._beta = _gamma_parameters(options.gamma)
         self._global_windows = global_windows(num_latent_frames, window_size)
         check_stride(self.stride, window_size)
         check_chunk(self.noise_chunk, window_size)
-        self._vmcr_weights = VMCRWeights(
-            frequency=options.vmcr_frequency, mse=options.vmcr_mse, phase=options.vmcr_phase
+        self._vmcr_weights = VMCRWeights(frequency=vmcr.frequency, mse=vmcr.mse, phase=vmcr.phase)
+        self._attention = (
+            AnchorAttention(weight=abam.weight, literal=abam.literal, cache=abam.cache)
+            if abam.enabled
+            else None
+        )
+        self.requires: frozenset[Capability] = (
+            frozenset({"anchor_attention"}) if abam.enabled else frozenset()
         )
 
-    def initial_noise(self, shape_BFCHW: tuple[int, ...], generator: Generator) -> Tensor:
+    def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor:
         """Noise z_T (B, K, C, H, W) in float32: reinitialised (Eq. 11), or plain if that is off."""
         assert shape_BFCHW[1] == self.num_latent_frames, "noise for another length of video"
-        if not self.options.noise_reinit:
-            return plain_noise(shape_BFCHW, generator)
+        reinit = self.options.noise_reinit
+        if not reinit.enabled:
+            return noise.normal(shape_BFCHW)
         return reinitialise(
             shape_BFCHW,
             self.window_size,
-            generator,
+            noise,
             chunk_size=self.noise_chunk,
-            order=self.options.noise_order,
-            spatial_cutoff=self.options.noise_spatial_cutoff,
-            temporal_cutoff=self.options.noise_temporal_cutoff,
+            order=reinit.order,
+            spatial_cutoff=reinit.spatial_cutoff,
+            temporal_cutoff=reinit.temporal_cutoff,
         )
 
-    def plan(self, step_index: int, timestep: int) -> StepPlan:
+    def plan(self, step_index: int, timestep: float) -> StepPlan:
         """The step's windows: global first, then local (Eq. 4–7), with their shares (Eq. 9).
 
         A path whose share is 0 is left out: its model forwards would count for nothing.
@@ -88,13 +100,13 @@ class GLC:
         share = self.global_share(timestep)
         paths: list[Path] = []
         if share > 0:
-            paths.append(Path(name="global", share=share, windows=self._global_windows))
+            paths.append(Path("global", share, self._global_windows, self._attention))
         if share < 1:
             first_index = len(self._global_windows) if paths else 0
             paths.append(self._local_path(step_index, 1 - share, first_index))
         return StepPlan(step_index=step_index, timestep=timestep, paths=tuple(paths))
 
-    def global_share(self, timestep: int) -> float:
+    def global_share(self, timestep: float) -> float:
         """γ(t) with both paths on, else 1 or 0 (Eq. 9)."""
         if self.options.global_path and self.options.local_path:
             return gamma(timestep, gamma0=self._gamma0, beta=self._beta)
@@ -102,13 +114,13 @@ class GLC:
 
     def update(self, result: StepResult) -> Tensor:
         """The next step's latents: z_{t−1}, refined for steady motion if VMCR is on (Eq. 15)."""
-        if not self.options.vmcr:
+        if not self.options.vmcr.enabled:
             return result.prev_sample
         return correct(
             result.prev_sample,
             result.pred_original_sample,
-            result.alpha_cumprod_prev,
-            step_size=self.options.vmcr_weight,
+            result.signal_scale,
+            step_size=self.options.vmcr.weight,
             weights=self._vmcr_weights,
         )
 
@@ -117,7 +129,7 @@ class GLC:
         windows = local_windows(
             self.num_latent_frames, self.window_size, self.stride, shift, first_index=first_index
         )
-        return Path(name="local", share=share, windows=windows)
+        return Path("local", share, windows, self._attention)
 
 
 def _gamma_parameters(spec: GammaSpec) -> tuple[float, float]:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from glc_ray.backbones.registry import facts
 from glc_ray.config import VideoJob
+from glc_ray.forwards import ForwardPlanner
 from glc_ray.runtime.messages import Timings, VideoProgress
 from glc_ray.runtime.pool import PoolDenoiser
 from glc_ray.sampler import StepReport, sample_job
@@ -34,17 +36,12 @@ class Coordinator:
         Raises:
             DenoiseError: a window cannot be computed.
         """
-        pipeline = job.pipeline
         progress = _Progress(self._board, job, name)
         progress.loading()
         start = time.perf_counter()
         denoiser = PoolDenoiser(
             self._workers,
-            video=job.specification_hash,
-            prompt=job.prompt,
-            negative_prompt=pipeline.sampling.negative_prompt,
-            guidance_scale=pipeline.sampling.guidance_scale,
-            batch_size=pipeline.denoise.batch_size,
+            ForwardPlanner(job, facts(job.pipeline.model)),
             on_windows=progress.windows,
         )
         prompt_s = time.perf_counter() - start
@@ -56,6 +53,7 @@ class Coordinator:
             update_s=sum(step.update_s for step in progress.steps),
             forward_s=denoiser.forward_s,
             num_windows=denoiser.num_windows,
+            anchor_forwards=denoiser.anchor_forwards,
         )
         return latents.numpy(), timings
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from glc_ray import __version__
-from glc_ray.backbones.registry import load_frame_decoder
+from glc_ray.backbones.registry import facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.media.write import write_video
 from glc_ray.runtime.denoise_stage import Row
@@ -35,6 +35,7 @@ class DecodeEncodeStage:
     def __init__(self, pipeline: PipelineSpec, output: str, board: Any) -> None:
         torch.set_num_threads(pipeline.decode.threads)
         self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
+        self._leading = facts(pipeline.model).leading_latent_frames
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
@@ -64,7 +65,7 @@ class DecodeEncodeStage:
             video, sheet = Path(folder) / "video.mp4", Path(folder) / "sheet.png"
             report = write_video(
                 self._decoder,
-                torch.tensor(latents_FCHW)[None],
+                torch.tensor(latents_FCHW[self._leading :])[None],
                 video,
                 sheet,
                 num_frames=num_frames,

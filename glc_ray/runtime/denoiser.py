@@ -10,7 +10,7 @@ import ray
 import torch
 
 from glc_ray.backbones.registry import load_backbone
-from glc_ray.config import ModelSpec
+from glc_ray.config import PipelineSpec
 from glc_ray.protocols import Conditioning, UserError
 from glc_ray.runtime.messages import Array, WindowBatch, WindowBatchResult
 
@@ -32,39 +32,56 @@ def assigned_device() -> torch.device:
 
 
 class Denoiser:
-    """Holds no state of any video: whatever worker computes a batch, the answer is the same."""
+    """Whatever worker computes a batch, the answer is the same: an anchor that it keeps is one that
+    it would compute again to the same bits."""
 
-    def __init__(self, model: ModelSpec, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, pipeline: PipelineSpec) -> None:
+        torch.set_num_threads(pipeline.denoise.threads)
         self._device = assigned_device()
-        self.backbone = load_backbone(model, self._device)
+        self.backbone = load_backbone(pipeline, self._device)
 
     def ready(self) -> bool:
         """Answers once the model is loaded."""
         return True
 
-    def encode_prompt(self, prompt: str, negative_prompt: str) -> dict[str, Array]:
+    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> dict[str, Array]:
         """The text features that ``denoise`` takes (float32: numpy has no bfloat16)."""
-        conditioning = self.backbone.encode_prompt(prompt, negative_prompt)
+        conditioning = self.backbone.encode_prompts(prompts, negative_prompt)
         return {name: value.float().numpy() for name, value in conditioning.tensors.items()}
 
-    def denoise(self, batch: WindowBatch, conditioning: Mapping[str, Array]) -> WindowBatchResult:
+    def denoise(
+        self,
+        batch: WindowBatch,
+        conditioning: Mapping[str, Array],
+        anchor_BFCHW: Array | None = None,
+    ) -> WindowBatchResult:
         """One guided forward of all clips of the batch.
+
+        Args:
+            batch: the clips and what to do with them.
+            conditioning: text features of the video's prompts.
+            anchor_BFCHW: the clip of the path's anchor, should this worker have to compute it.
 
         Raises:
             FloatingPointError: a prediction is not finite.
         """
         start = time.perf_counter()
+        anchor_forwards = self.backbone.anchor_forwards
+        pin = self._device.type == "cuda"
         predictions = self.backbone.predict(
-            _owned(batch.clips_BFCHW, pin=self._device.type == "cuda"),
-            batch.timestep,
+            _owned(batch.clips_BFCHW, pin),
+            batch.forward,
             Conditioning({name: _owned(value) for name, value in conditioning.items()}),
-            batch.guidance_scale,
+            None if anchor_BFCHW is None else _owned(anchor_BFCHW, pin),
         )
         array = predictions.cpu().numpy()
         if not np.isfinite(array).all():
             raise FloatingPointError("the model's prediction has NaN or infinite values")
-        return WindowBatchResult(array, time.perf_counter() - start)
+        return WindowBatchResult(
+            predictions_BFCHW=array,
+            forward_s=time.perf_counter() - start,
+            anchor_forwards=self.backbone.anchor_forwards - anchor_forwards,
+        )
 
 
 def _owned(array: np.ndarray, pin: bool = False) -> torch.Tensor:

@@ -11,6 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from glc_ray.protocols import Forward
+
 Array: TypeAlias = NDArray[np.float32]
 
 
@@ -18,13 +20,8 @@ Array: TypeAlias = NDArray[np.float32]
 class WindowBatch:
     """One model forward: clips of windows of one path of one step."""
 
-    video: str
-    """Specification hash of the video."""
-    step_index: int
-    timestep: int
-    windows: tuple[int, ...]
-    """Indices of the windows in the step's plan."""
-    guidance_scale: float
+    forward: Forward
+    """What to do with them."""
     clips_BFCHW: Array
     """(N, L, C, H, W) float32."""
 
@@ -36,7 +33,9 @@ class WindowBatchResult:
     predictions_BFCHW: Array
     """(N, L, C, H, W) float32."""
     forward_s: float
-    """Seconds of the model forward, transfers included."""
+    """Seconds of the model forward, transfers and a missing anchor included."""
+    anchor_forwards: int
+    """Forwards beyond the batch's own, for an anchor that the worker did not have."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Timings:
     """Seconds of model forwards, summed over workers."""
     num_windows: int = 0
     """Window forwards."""
+    anchor_forwards: int = 0
+    """Forwards of anchors beyond their own windows' (ABAM)."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from glc_ray.config import PipelineSpec
-from glc_ray.protocols import StepPlan, Window
+from glc_ray.forwards import ForwardPlanner
+from glc_ray.protocols import Forward, StepPlan, Window
 from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
 from glc_ray.runtime.messages import Array, WindowBatch
@@ -31,7 +32,7 @@ def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
     actor = ray.remote(Denoiser).options(
         num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
     )
-    return [actor.remote(pipeline.model, pipeline.denoise.threads) for _ in range(resources.count)]
+    return [actor.remote(pipeline) for _ in range(resources.count)]
 
 
 class DenoiseError(RuntimeError):
@@ -43,8 +44,10 @@ class _Step:
     """What is under way in one step."""
 
     plan: StepPlan
-    batches: tuple[tuple[Window, ...], ...]
+    forwards: tuple[Forward, ...]
     dispatch: Dispatch
+    anchors: dict[str, Any] = field(default_factory=dict)
+    """References of anchor clips, by path."""
     running: dict[Any, Assignment] = field(default_factory=dict)
     """By the reference that will hold the answer."""
     answers: dict[int, Array] = field(default_factory=dict)
@@ -63,25 +66,20 @@ class PoolDenoiser:
     def __init__(
         self,
         workers: list[Any],
+        planner: ForwardPlanner,
         *,
-        video: str,
-        prompt: str,
-        negative_prompt: str,
-        guidance_scale: float,
-        batch_size: int,
         on_windows: OnWindows | None = None,
     ) -> None:
         self.forward_s = 0.0
         self.num_windows = 0
-        self._video = video
-        self._guidance_scale = guidance_scale
-        self._batch_size = batch_size
+        self.anchor_forwards = 0
+        self._planner = planner
         self._on_windows = on_windows or (lambda done, total: None)
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         for worker in workers:
             self._await_start(worker)
-        self._conditioning = self._encode(prompt, negative_prompt)
+        self._conditioning = self._encode()
 
     def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
         """Yield (window, prediction (1, L, C, H, W)) in window order, as they become ready.
@@ -89,16 +87,18 @@ class PoolDenoiser:
         Raises:
             DenoiseError: a batch failed as often as it may, or no worker is left.
         """
-        batches = plan.batches(self._batch_size)
-        step = _Step(plan, batches, Dispatch(len(batches), max_failures=_MAX_FAILURES))
-        for task, windows in enumerate(batches):
+        forwards = self._planner.forwards(plan)
+        # Without an anchor no group suits a worker better than another.
+        groups = [None if forward.anchor is None else forward.path for forward in forwards]
+        step = _Step(plan, forwards, Dispatch(groups, max_failures=_MAX_FAILURES))
+        for task, forward in enumerate(forwards):
             while task not in step.answers:
                 self._submit(step, latents_BFCHW)
                 self._collect(step)
             # Nobody idles while the caller fuses.
             self._submit(step, latents_BFCHW)
             predictions = torch.tensor(step.answers.pop(task)).split(1)
-            yield from zip(windows, predictions, strict=True)
+            yield from zip(forward.windows, predictions, strict=True)
         self.num_windows += len(plan.windows)
 
     def _submit(self, step: _Step, latents_BFCHW: Tensor) -> None:
@@ -107,16 +107,19 @@ class PoolDenoiser:
             worker = self._idle.pop(0)
             assignment = step.dispatch.assign(worker)
             assert assignment is not None
-            windows = step.batches[assignment.task]
-            batch = WindowBatch(
-                video=self._video,
-                step_index=step.plan.step_index,
-                timestep=step.plan.timestep,
-                windows=tuple(window.index for window in windows),
-                guidance_scale=self._guidance_scale,
-                clips_BFCHW=gather_clips(latents_BFCHW, windows).cpu().numpy(),
-            )
-            step.running[worker.denoise.remote(batch, self._conditioning)] = assignment
+            forward = step.forwards[assignment.task]
+            batch = WindowBatch(forward, _array(gather_clips(latents_BFCHW, forward.windows)))
+            anchor = self._anchor(step, forward, latents_BFCHW)
+            step.running[worker.denoise.remote(batch, self._conditioning, anchor)] = assignment
+
+    def _anchor(self, step: _Step, forward: Forward, latents_BFCHW: Tensor) -> Any:
+        """The anchor's clip as a reference that all batches of its path share, or None."""
+        if forward.anchor is None or forward.is_anchor:
+            return None
+        if forward.path not in step.anchors:
+            clip = _array(gather_clips(latents_BFCHW, [forward.anchor]))
+            step.anchors[forward.path] = ray.put(clip)
+        return step.anchors[forward.path]
 
     def _collect(self, step: _Step) -> None:
         """Wait for one event: an answer, a failure, or a worker that has started."""
@@ -134,15 +137,16 @@ class PoolDenoiser:
         self._idle.append(assignment.worker)
         if step.dispatch.complete(assignment):
             self.forward_s += result.forward_s
+            self.anchor_forwards += result.anchor_forwards
             step.answers[assignment.task] = result.predictions_BFCHW
-            step.windows_done += len(step.batches[assignment.task])
+            step.windows_done += len(step.forwards[assignment.task].windows)
             self._on_windows(step.windows_done, len(step.plan.windows))
 
     def _fail(self, step: _Step, assignment: Assignment, why: str) -> None:
         try:
             step.dispatch.fail(assignment, why)
         except TaskFailedError as error:
-            windows = [window.index for window in step.batches[assignment.task]]
+            windows = [window.index for window in step.forwards[assignment.task].windows]
             raise DenoiseError(
                 f"step {step.plan.step_index} (timestep {step.plan.timestep}), "
                 f"windows {windows}: {error}"
@@ -171,8 +175,10 @@ class PoolDenoiser:
             ray.kill(worker, no_restart=False)
         self._await_start(worker)
 
-    def _encode(self, prompt: str, negative_prompt: str) -> Any:
-        """Encode the prompt on the first worker that is ready; a reference that all share."""
+    def _encode(self) -> Any:
+        """Encode the prompts on the first worker that is ready; a reference that all share."""
+        job = self._planner.job
+        prompts = tuple(prompt.text for prompt in job.timeline)
         reasons: list[str] = []
         while len(reasons) < _MAX_FAILURES:
             while not self._idle:
@@ -180,7 +186,9 @@ class PoolDenoiser:
                 self._welcome(ref)
             worker = self._idle.pop(0)
             try:
-                encoded = ray.get(worker.encode_prompt.remote(prompt, negative_prompt))
+                encoded = ray.get(
+                    worker.encode_prompts.remote(prompts, job.pipeline.sampling.negative_prompt)
+                )
             except RayError as error:
                 reasons.append(reason(error))
                 self._restart(worker, error)
@@ -188,6 +196,10 @@ class PoolDenoiser:
             self._idle.append(worker)
             return ray.put(encoded)
         raise DenoiseError(f"the prompt cannot be encoded: {reasons[-1]}")
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.cpu().numpy()
 
 
 def reason(error: BaseException) -> str:

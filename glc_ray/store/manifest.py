@@ -46,6 +46,7 @@ class VideoRecord:
     forward_s: float = 0.0
     """Model forwards, summed over workers."""
     num_windows: int = 0
+    anchor_forwards: int = 0
     """Window forwards."""
     decode_s: float = 0.0
     encode_s: float = 0.0

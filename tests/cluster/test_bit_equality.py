@@ -16,7 +16,8 @@ import ray
 import torch
 
 from glc_ray.backbones import registry
-from glc_ray.config import VideoJob
+from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.forwards import ForwardPlanner
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.runtime.board import Board
@@ -32,8 +33,7 @@ def actors(
 ) -> Iterator[list[Any]]:
     pipeline = job.pipeline
     actor = ray.remote(kind).options(num_cpus=0, max_restarts=-1)
-    threads = pipeline.denoise.threads
-    workers = [actor.remote(pipeline.model, threads, *arguments) for _ in range(num_workers)]
+    workers = [actor.remote(pipeline, *arguments) for _ in range(num_workers)]
     try:
         yield workers
     finally:
@@ -106,7 +106,7 @@ def test_batch_that_always_fails_fails_its_video_with_step_and_windows(
 ) -> None:
     with actors(job, 1, _Failing) as workers:
         denoiser = pool_denoiser(job, workers)
-        expected = r"step 0 \(timestep 999\), windows \[0, 1\]: failed 3 times: .*no kernel"
+        expected = r"step 0 \(timestep 999\), windows \[[0-9, ]+\]: failed 3 times: .*no kernel"
         with pytest.raises(DenoiseError, match=expected):
             predictions(job, denoiser)
 
@@ -120,14 +120,7 @@ def test_pool_that_cannot_load_its_model_says_why(ray_cluster: None, job: VideoJ
 
 
 def pool_denoiser(job: VideoJob, workers: list[Any]) -> PoolDenoiser:
-    return PoolDenoiser(
-        workers,
-        video=job.specification_hash,
-        prompt=job.prompt,
-        negative_prompt="",
-        guidance_scale=3.0,
-        batch_size=2,
-    )
+    return PoolDenoiser(workers, ForwardPlanner(job, registry.facts(job.pipeline.model)))
 
 
 def predictions(job: VideoJob, denoiser: PoolDenoiser) -> torch.Tensor:
@@ -142,42 +135,42 @@ def predictions(job: VideoJob, denoiser: PoolDenoiser) -> torch.Tensor:
 class _Mortal(Denoiser):
     """Dies in its second forward, once; then takes longer to start than Ray waits by default."""
 
-    def __init__(self, model: Any, threads: int, flag: Path) -> None:
-        super().__init__(model, threads)
+    def __init__(self, pipeline: PipelineSpec, flag: Path) -> None:
+        super().__init__(pipeline)
         self.flag, self.calls = flag, 0
         if flag.exists():
             time.sleep(10)
 
-    def denoise(self, batch: Any, conditioning: Any) -> Any:
+    def denoise(self, *arguments: Any) -> Any:
         self.calls += 1
         if self.calls == 2 and not self.flag.exists():
             self.flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().denoise(batch, conditioning)
+        return super().denoise(*arguments)
 
 
 class _Sick(Denoiser):
     """The first to start fails every forward until it is restarted."""
 
-    def __init__(self, model: Any, threads: int, flag: Path) -> None:
-        super().__init__(model, threads)
+    def __init__(self, pipeline: PipelineSpec, flag: Path) -> None:
+        super().__init__(pipeline)
         try:
             flag.touch(exist_ok=False)
             self.is_sick = True
         except FileExistsError:
             self.is_sick = False
 
-    def denoise(self, batch: Any, conditioning: Any) -> Any:
+    def denoise(self, *arguments: Any) -> Any:
         if self.is_sick:
             raise RuntimeError("CUDA error: device-side assert triggered")
-        return super().denoise(batch, conditioning)
+        return super().denoise(*arguments)
 
 
 class _Failing(Denoiser):
-    def denoise(self, batch: Any, conditioning: Any) -> Any:
+    def denoise(self, *arguments: Any) -> Any:
         raise RuntimeError("no kernel image is available")
 
 
 class _Unloadable(Denoiser):
-    def __init__(self, model: Any, threads: int) -> None:
+    def __init__(self, pipeline: PipelineSpec) -> None:
         raise OSError("the disk is gone")

@@ -131,7 +131,7 @@ def test_a_step_lowers_the_loss():
 def test_the_correction_is_scaled_by_the_signal_share():
     latents, x0 = random_latents((1, 5, 2, 3, 4), 1), random_latents((1, 5, 2, 3, 4), 2)
     before = latents.clone()
-    corrected = correct(latents, x0, 0.25, step_size=0.1)
+    corrected = correct(latents, x0, 0.5, step_size=0.1)
     torch.testing.assert_close(corrected, latents - 0.1 * 0.5 * gradient(x0))
     assert torch.equal(latents, before)
     assert torch.equal(correct(latents, x0, 0.0), latents)

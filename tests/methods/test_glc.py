@@ -7,12 +7,12 @@ import torch
 
 from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
-from glc_ray.core.noise import reinitialise
+from glc_ray.core.noise import SeededNoise, reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
 from glc_ray.methods.glc import GLC
 from glc_ray.protocols import Method, StepResult
 
-NATIVE = {"global_path": False, "noise_reinit": False, "vmcr": False}
+NATIVE = {"global_path": False, "noise_reinit": False, "vmcr": False, "abam": False}
 
 
 def glc(num_latent_frames=37, window_size=13, seed=42, **options):
@@ -24,12 +24,10 @@ def glc(num_latent_frames=37, window_size=13, seed=42, **options):
     )
 
 
-def step_result(num_frames, alpha_cumprod_prev=0.25):
+def step_result(num_frames, signal_scale=0.5):
     generator = torch.Generator().manual_seed(0)
     prev, x0 = (torch.randn((1, num_frames, 2, 3, 4), generator=generator) for _ in range(2))
-    return StepResult(
-        prev_sample=prev, pred_original_sample=x0, alpha_cumprod_prev=alpha_cumprod_prev
-    )
+    return StepResult(prev_sample=prev, pred_original_sample=x0, signal_scale=signal_scale)
 
 
 def test_plan_has_both_paths_in_index_order():
@@ -81,7 +79,10 @@ def test_a_path_without_share_is_not_planned(gamma0, left):
         ({"global_path": False, "local_path": False}, "global_path and local_path are both off"),
         ({"num_latent_frames": 12}, "num_latent_frames is 12: it must be at least"),
         ({"stride": 14}, "stride is 14: it must be between 1 and the window of 13"),
-        ({"noise_chunk": 14}, "noise chunk is 14: it must be between 1 and the window of 13"),
+        (
+            {"noise_reinit": {"chunk": 14}},
+            "noise chunk is 14: it must be between 1 and the window of 13",
+        ),
     ],
 )
 def test_nonsense_is_refused_before_any_work(arguments, text):
@@ -97,42 +98,42 @@ def test_native_length_without_features_is_plain_sampling():
         assert window.weights == (1.0,) * 13
     result = step_result(13)
     assert method.update(result) is result.prev_sample
-    noise = method.initial_noise((1, 13, 16, 8, 12), torch.Generator().manual_seed(5))
+    noise = method.initial_noise((1, 13, 16, 8, 12), SeededNoise(5))
     plain = torch.randn((1, 13, 16, 8, 12), generator=torch.Generator().manual_seed(5))
     assert torch.equal(noise, plain)
 
 
 def test_noise_is_reinitialised_as_the_paper_does_by_default():
     shape = (1, 37, 2, 4, 6)
-    noise = glc().initial_noise(shape, torch.Generator().manual_seed(5))
-    expected = reinitialise(shape, 13, torch.Generator().manual_seed(5), chunk_size=4)
+    noise = glc().initial_noise(shape, SeededNoise(5))
+    expected = reinitialise(shape, 13, SeededNoise(5), chunk_size=4)
     assert torch.equal(noise, expected)
 
 
 def test_noise_is_reinitialised_with_the_options():
     shape = (1, 37, 2, 4, 6)
-    method = glc(noise_chunk=2, noise_order=3, noise_spatial_cutoff=0.6, noise_temporal_cutoff=0.4)
-    noise = method.initial_noise(shape, torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
+    method = glc(
+        noise_reinit={"chunk": 2, "order": 3, "spatial_cutoff": 0.6, "temporal_cutoff": 0.4}
+    )
+    noise = method.initial_noise(shape, SeededNoise(5))
     expected = reinitialise(
-        shape, 13, generator, chunk_size=2, order=3, spatial_cutoff=0.6, temporal_cutoff=0.4
+        shape, 13, SeededNoise(5), chunk_size=2, order=3, spatial_cutoff=0.6, temporal_cutoff=0.4
     )
     assert torch.equal(noise, expected)
 
 
 def test_default_chunk_fits_into_a_short_window():
     shape = (1, 7, 2, 4, 6)
-    generator = torch.Generator().manual_seed(5)
-    assert glc(7, 3).initial_noise(shape, generator).shape == shape
+    assert glc(7, 3).initial_noise(shape, SeededNoise(5)).shape == shape
 
 
 def test_update_refines_with_the_options():
     result = step_result(9)
-    method = glc(vmcr_weight=0.1, vmcr_frequency=0.5, vmcr_mse=0.3, vmcr_phase=0.7)
+    method = glc(vmcr={"weight": 0.1, "frequency": 0.5, "mse": 0.3, "phase": 0.7})
     expected = correct(
         result.prev_sample,
         result.pred_original_sample,
-        0.25,
+        0.5,
         step_size=0.1,
         weights=VMCRWeights(frequency=0.5, mse=0.3, phase=0.7),
     )
@@ -142,7 +143,8 @@ def test_update_refines_with_the_options():
 
 def test_it_is_a_method():
     method: Method = glc()
-    assert method.requires == frozenset()
+    assert method.requires == {"anchor_attention"}
+    assert glc(abam=False).requires == frozenset()
 
 
 def test_every_preset_of_the_specification_is_known():

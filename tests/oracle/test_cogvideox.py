@@ -10,7 +10,7 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from glc_ray.backbones import registry
-from glc_ray.config import ModelSpec, VideoJob
+from glc_ray.config import ModelSpec, SamplingSpec, VideoJob
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.sampler import LocalDenoiser, sample_job
 
@@ -65,7 +65,8 @@ def test_every_number_of_steps_gives_that_many_timesteps(
     """Rounding gives diffusers' scheduler one more, at timestep -1, for 61 and others."""
     model = ModelSpec(path=str(tiny_model("sincos")))
     for num_steps in range(1, 1001):
-        timesteps = registry.load_scheduler(model, num_steps).timesteps
+        sampling = SamplingSpec(num_steps=num_steps)
+        timesteps = registry.load_scheduler(model, sampling, torch.Generator()).timesteps
         assert len(timesteps) == num_steps
         assert min(timesteps) >= 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.pipelines.free_noise_utils import AnimateDiffFreeNoiseMixin
 
-from glc_ray.core.noise import shuffled_noise
+from glc_ray.core.noise import SeededNoise, shuffled_noise
 
 
 class FreeNoise(AnimateDiffFreeNoiseMixin):
@@ -31,8 +31,7 @@ def test_shuffled_noise_is_that_of_diffusers(num_latent_frames, window_size, chu
     theirs = FreeNoise(window_size, chunk_size).noise_BFCHW(
         num_latent_frames, 3, 5, torch.Generator().manual_seed(42)
     )
-    generator = torch.Generator().manual_seed(42)
     ours = shuffled_noise(
-        (1, num_latent_frames, 1, 3, 5), window_size, generator, chunk_size=chunk_size
+        (1, num_latent_frames, 1, 3, 5), window_size, SeededNoise(42), chunk_size=chunk_size
     )
     assert torch.equal(ours, theirs)

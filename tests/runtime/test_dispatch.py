@@ -10,13 +10,13 @@ from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
 
 
 def test_tasks_are_handed_out_in_order() -> None:
-    dispatch = Dispatch(3)
+    dispatch = Dispatch([None] * 3)
     assert [dispatch.assign("a").task for _ in range(3)] == [0, 1, 2]
     assert dispatch.assign("a") is None
 
 
 def test_failed_task_goes_first_to_whoever_asks_next() -> None:
-    dispatch = Dispatch(3)
+    dispatch = Dispatch([None] * 3)
     lost = dispatch.assign("a")
     assert dispatch.fail(lost, "died")
     again = dispatch.assign("b")
@@ -25,20 +25,18 @@ def test_failed_task_goes_first_to_whoever_asks_next() -> None:
 
 
 def test_late_answer_of_a_dead_attempt_is_dropped() -> None:
-    dispatch = Dispatch(1)
+    dispatch = Dispatch([None])
     lost = dispatch.assign("a")
     dispatch.fail(lost, "no answer")
     current = dispatch.assign("b")
     assert not dispatch.complete(lost)
-    assert not dispatch.is_done
     assert dispatch.complete(current)
-    assert dispatch.is_done
     assert not dispatch.complete(current), "an answer counts once"
     assert not dispatch.fail(current, "late"), "a done task cannot fail"
 
 
 def test_task_that_fails_too_often_ends_the_step_with_its_reasons() -> None:
-    dispatch = Dispatch(2, max_failures=2)
+    dispatch = Dispatch([None] * 2, max_failures=2)
     dispatch.fail(dispatch.assign("a"), "out of memory")
     with pytest.raises(TaskFailedError, match="failed 2 times: NaN") as failure:
         dispatch.fail(dispatch.assign("b"), "NaN")
@@ -46,17 +44,19 @@ def test_task_that_fails_too_often_ends_the_step_with_its_reasons() -> None:
 
 
 @given(
-    num_tasks=st.integers(0, 20),
+    groups=st.lists(st.sampled_from([None, "global", "local"]), max_size=20),
     events=st.lists(st.tuples(st.sampled_from("acf"), st.integers(0, 100)), max_size=300),
 )
-def test_every_task_is_answered_exactly_once(num_tasks: int, events: list[tuple[str, int]]) -> None:
+def test_every_task_is_answered_exactly_once(
+    groups: list[str | None], events: list[tuple[str, int]]
+) -> None:
     """Any order of assignments, answers and failures, answers of dead attempts among them."""
-    dispatch = Dispatch(num_tasks, max_failures=10**6)
+    dispatch = Dispatch(groups, max_failures=10**6)
     issued: list[Assignment] = []
     answered: list[int] = []
-    for kind, number in [*events, *[("a", 0), ("c", -1)] * (num_tasks + len(events))]:
+    for kind, number in [*events, *[("a", 0), ("c", -1)] * (len(groups) + len(events))]:
         if kind == "a":
-            assignment = dispatch.assign("w")
+            assignment = dispatch.assign(f"w{number % 3}")
             issued += [assignment] if assignment else []
         elif issued:
             assignment = issued[number % len(issued)]
@@ -67,5 +67,4 @@ def test_every_task_is_answered_exactly_once(num_tasks: int, events: list[tuple[
     for assignment in issued:
         if dispatch.complete(assignment):
             answered.append(assignment.task)
-    assert dispatch.is_done
-    assert sorted(answered) == list(range(num_tasks))
+    assert sorted(answered) == list(range(len(groups)))

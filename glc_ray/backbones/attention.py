@@ -1,0 +1,124 @@
+"""What can be done within a transformer's self-attention layers: anchors, FreeLong, FreeNoise.
+
+Each backbone has an attention processor that turns a layer's work into a `SelfAttention` and hands
+it to the mode of its `AttentionControl`; without a mode diffusers' own processor runs.
+Layout suffixes: ``B`` batch, ``H`` heads, ``S`` tokens, ``D`` head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from glc_ray.core.anchor import blend
+from glc_ray.core.attention import SelfAttention
+from glc_ray.protocols import AnchorAttention
+
+
+class AttentionMode(Protocol):
+    """How self-attention is done in one forward."""
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        """The attention's output (B, H, S, D) in layer ``layer``."""
+        ...
+
+
+class AttentionControl:
+    """Shared by the processors of one model: the mode of the forward that runs now."""
+
+    def __init__(self) -> None:
+        self.is_active = False
+        self.grid = (0, 0, 0)
+        """Video tokens of a clip: (token frames, rows, columns)."""
+        self._mode: AttentionMode | None = None
+        self._branch = ""
+
+    @contextmanager
+    def using(
+        self, mode: AttentionMode | None, grid: tuple[int, int, int], branch: str = ""
+    ) -> Iterator[None]:
+        """Run forwards of clips with ``grid`` video tokens in ``mode``.
+
+        ``branch`` tells apart forwards of one prediction, where guidance takes two.
+        """
+        self._mode, self.is_active, self.grid, self._branch = mode, mode is not None, grid, branch
+        try:
+            yield
+        finally:
+            self._mode, self.is_active = None, False
+
+    def run(self, layer: str, work: SelfAttention) -> Tensor:
+        """One layer's attention in the current mode, (B, H, S, D)."""
+        assert self._mode is not None
+        return self._mode(f"{self._branch}/{layer}", work)
+
+
+AnchorStates = dict[str, tuple[Tensor, Tensor]]
+"""Keys and values (branches, H, S, D) of an anchor's video tokens, by layer."""
+
+
+class RecordAnchor:
+    """Runs the anchor unchanged and keeps its keys and values."""
+
+    def __init__(self, *, on_cpu: bool) -> None:
+        self.states: AnchorStates = {}
+        self._on_cpu = on_cpu
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        video = slice(work.num_text, None)
+        # A copy: the layer adds its positions to the keys in place.
+        self.states[layer] = (
+            self._keep(work.key_BHSD[:, :, video]),
+            self._keep(work.value_BHSD[:, :, video]),
+        )
+        return work.full()
+
+    def _keep(self, tokens_BHSD: Tensor) -> Tensor:
+        if not (self._on_cpu and tokens_BHSD.device.type != "cpu"):
+            return tokens_BHSD.clone()
+        kept = torch.empty(
+            tokens_BHSD.shape, dtype=tokens_BHSD.dtype, pin_memory=tokens_BHSD.is_cuda
+        )
+        # Not asynchronous: another stream could read it before it has arrived.
+        return kept.copy_(tokens_BHSD)
+
+
+class BlendAnchor:
+    """Blends every clip's keys and values with those of an anchor that was recorded (Eq. 10)."""
+
+    def __init__(self, states: AnchorStates, options: AnchorAttention) -> None:
+        self._states = states
+        self._options = options
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        for tokens_BHSD, kept_BHSD in zip(
+            (work.key_BHSD, work.value_BHSD), self._states[layer], strict=True
+        ):
+            video_BHSD = tokens_BHSD[:, :, work.num_text :]
+            branches = len(kept_BHSD)
+            anchor = kept_BHSD.to(video_BHSD.device, non_blocking=True)[:, None]
+            _blend_into(video_BHSD.unflatten(0, (branches, -1)), anchor, self._options)
+        return work.full()
+
+
+class BlendFirst:
+    """Blends every clip's keys and values with those of the batch's first clip (Eq. 10)."""
+
+    def __init__(self, num_clips: int, options: AnchorAttention) -> None:
+        self._num_clips = num_clips
+        self._options = options
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        for tokens_BHSD in (work.key_BHSD, work.value_BHSD):
+            video = tokens_BHSD[:, :, work.num_text :].unflatten(0, (-1, self._num_clips))
+            _blend_into(video[:, 1:], video[:, :1], self._options)
+        return work.full()
+
+
+def _blend_into(own: Tensor, anchor: Tensor, options: AnchorAttention) -> None:
+    """``own`` (branches, clips, H, S, D), a view of the layer's tokens, is overwritten."""
+    own.copy_(blend(own, anchor, options.weight, literal=options.literal))

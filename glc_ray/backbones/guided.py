@@ -1,0 +1,199 @@
+"""What all backbones share: prompts mixed for each clip, anchors, modes of attention.
+
+Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height, ``W`` width,
+``N`` clips, ``P`` prompts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from glc_ray.backbones.attention import (
+    AnchorStates,
+    AttentionControl,
+    AttentionMode,
+    BlendAnchor,
+    BlendFirst,
+    RecordAnchor,
+)
+from glc_ray.protocols import AnchorAttention, Conditioning, Forward, ModelFacts
+
+
+class AnchorCache:
+    """Anchors' keys and values of the videos in flight, one path of one step for each.
+
+    Another step or path of a video takes the place of the one before, since steps never come back
+    and paths seldom do.
+    """
+
+    def __init__(self, num_videos: int) -> None:
+        self._num_videos = num_videos
+        self._kept: OrderedDict[str, tuple[tuple[str, int, str], AnchorStates]] = OrderedDict()
+
+    def get(self, key: tuple[str, int, str]) -> AnchorStates | None:
+        """The states of (video, step, path), if they are kept."""
+        kept_key, states = self._kept.get(key[0], (None, None))
+        return states if kept_key == key else None
+
+    def make_room(self, key: tuple[str, int, str]) -> None:
+        """Let go of what ``key`` will take the place of, before its states are computed."""
+        self._kept.pop(key[0], None)
+        while len(self._kept) >= self._num_videos:
+            self._kept.popitem(last=False)
+
+    def put(self, key: tuple[str, int, str], states: AnchorStates) -> None:
+        """Keep the states of (video, step, path)."""
+        self.make_room(key)
+        self._kept[key[0]] = (key, states)
+
+
+class GuidedModel(ABC):
+    """A `glc_ray.protocols.Backbone` but for the transformer's own way of being called."""
+
+    def __init__(
+        self, facts: ModelFacts, *, device: torch.device, dtype: torch.dtype, num_videos: int
+    ) -> None:
+        """Prepare.
+
+        Args:
+            facts: of the model.
+            device, dtype: of the transformer.
+            num_videos: videos in flight at once, for which anchors are kept.
+        """
+        self.facts = facts
+        self.device = device
+        self.dtype = dtype
+        self.control = AttentionControl()
+        self.anchor_forwards = 0
+        self._anchors = AnchorCache(num_videos)
+
+    @abstractmethod
+    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
+        """Text features on the CPU, each (P, 2, ...): [unconditional, conditional]."""
+
+    @abstractmethod
+    def guided(
+        self,
+        clips_BFCHW: Tensor,
+        timestep: float,
+        text: dict[str, Tensor],
+        guidance_scale: float | None,
+        mode: AttentionMode | None,
+    ) -> Tensor:
+        """The guided model output of each clip, float32.
+
+        Args:
+            clips_BFCHW: (N, L, C, H, W) on the model's device, in its dtype.
+            timestep: the scheduler's value.
+            text: text features of each clip, each (N, 2, ...), on the model's device.
+            guidance_scale: None for the conditional branch alone.
+            mode: of the self-attention layers.
+        """
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        clips_BFCHW: Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        anchor_BFCHW: Tensor | None = None,
+    ) -> Tensor:
+        """The guided model output of each clip, float32 on the model's device."""
+        options = forward.attention
+        if isinstance(options, AnchorAttention):
+            return self._with_anchor(clips_BFCHW, forward, conditioning, anchor_BFCHW, options)
+        return self._run(clips_BFCHW, forward, conditioning, self._mode(forward))
+
+    def _run(
+        self,
+        clips_BFCHW: Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        mode: AttentionMode | None,
+    ) -> Tensor:
+        clips_BFCHW = clips_BFCHW.to(self.device, self.dtype, non_blocking=True)
+        text = {
+            name: mixed(tensor, forward.prompt_weights).to(self.device, self.dtype)
+            for name, tensor in conditioning.tensors.items()
+        }
+        return self.guided(clips_BFCHW, forward.timestep, text, forward.guidance_scale, mode)
+
+    def _mode(self, forward: Forward) -> AttentionMode | None:
+        assert forward.attention is None, f"no such attention yet: {forward.attention}"
+        return None
+
+    def _with_anchor(
+        self,
+        clips_BFCHW: Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        anchor_BFCHW: Tensor | None,
+        options: AnchorAttention,
+    ) -> Tensor:
+        if options.weight == float(options.literal):
+            # The anchor has no share.
+            return self._run(clips_BFCHW, forward, conditioning, None)
+        if forward.is_anchor:
+            return self._record(clips_BFCHW, forward, conditioning, options)
+        assert anchor_BFCHW is not None, "a clip without its anchor"
+        assert forward.anchor is not None
+        if options.cache == "recompute":
+            self.anchor_forwards += 1
+            together = replace(
+                forward,
+                windows=(forward.anchor, *forward.windows),
+                prompt_weights=(forward.anchor_prompt_weights, *forward.prompt_weights),
+            )
+            clips_BFCHW = torch.cat([anchor_BFCHW, clips_BFCHW])
+            mode = BlendFirst(len(clips_BFCHW), options)
+            return self._run(clips_BFCHW, together, conditioning, mode)[1:]
+        states = self._anchors.get(forward.anchor_key)
+        if states is None:
+            self.anchor_forwards += 1
+            alone = replace(
+                forward, windows=(forward.anchor,), prompt_weights=(forward.anchor_prompt_weights,)
+            )
+            self._record(anchor_BFCHW, alone, conditioning, options)
+            states = self._anchors.get(forward.anchor_key)
+            assert states is not None
+        return self._run(clips_BFCHW, forward, conditioning, BlendAnchor(states, options))
+
+    def _record(
+        self,
+        clips_BFCHW: Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        options: AnchorAttention,
+    ) -> Tensor:
+        if options.cache == "recompute":
+            return self._run(clips_BFCHW, forward, conditioning, None)
+        self._anchors.make_room(forward.anchor_key)
+        mode = RecordAnchor(on_cpu=options.cache == "cpu")
+        prediction = self._run(clips_BFCHW, forward, conditioning, mode)
+        self._anchors.put(forward.anchor_key, mode.states)
+        return prediction
+
+
+def mixed(prompts: Tensor, weights: tuple[tuple[float, ...], ...]) -> Tensor:
+    """Text features of each clip: a weighted sum of the prompts'.
+
+    Args:
+        prompts: (P, 2, ...).
+        weights: for each clip, of each prompt; one of weight 1 is taken as it is, bit for bit.
+
+    Returns:
+        (N, 2, ...) in float32 or the dtype of ``prompts``, whichever is wider.
+    """
+    return torch.stack([_mixture(prompts, clip_weights) for clip_weights in weights])
+
+
+def _mixture(prompts: Tensor, weights: tuple[float, ...]) -> Tensor:
+    if max(weights) == 1:
+        return prompts[weights.index(1)]
+    wide = prompts.to(torch.promote_types(prompts.dtype, torch.float32))
+    return torch.tensordot(torch.tensor(weights, dtype=wide.dtype), wide, dims=1)
