@@ -67,6 +67,17 @@ def test_one_and_three_workers_equal_the_in_process_loop(ray_cluster: None, job:
             assert np.array_equal(on_workers(job, workers), expected), f"{num_workers} workers"
 
 
+@pytest.mark.parametrize("cache", ["cpu", "recompute"])
+def test_wherever_anchors_are_kept(ray_cluster: None, tiny_pipeline: Path, cache: str) -> None:
+    """The default, on the device, is in the test above."""
+    spec = load_pipeline(str(tiny_pipeline), [("glc.abam.cache", cache)])
+    job = VideoJob(prompt="a red ball", seed=5, pipeline=spec)
+    expected = in_process(job)
+    for num_workers in (1, 3):
+        with actors(job, num_workers) as workers:
+            assert np.array_equal(on_workers(job, workers), expected), f"{num_workers} workers"
+
+
 def test_embedded_model_on_two_workers_equals_the_in_process_loop(ray_cluster: None) -> None:
     """The real model: its matrices are large enough for thread counts to matter."""
     spec = load_pipeline("toyworld", [("video.num_frames", 41), ("sampling.num_steps", 2)])

@@ -35,6 +35,42 @@ def test_late_answer_of_a_dead_attempt_is_dropped() -> None:
     assert not dispatch.fail(current, "late"), "a done task cannot fail"
 
 
+def assigned(dispatch: Dispatch, worker: str) -> int:
+    assignment = dispatch.assign(worker)
+    assert assignment is not None
+    return assignment.task
+
+
+GROUPS = ["global", "global", "global", "local", "local", "local", "local"]
+
+
+def test_a_lone_worker_finishes_its_group_first() -> None:
+    dispatch = Dispatch(GROUPS)
+    tasks = [assigned(dispatch, "a") for _ in GROUPS]
+    assert tasks == [3, 4, 5, 6, 0, 1, 2], "the longest group first: the last one ends alone"
+
+
+def test_workers_spread_over_groups_before_they_share_one() -> None:
+    dispatch = Dispatch(GROUPS)
+    assert [assigned(dispatch, "a"), assigned(dispatch, "b")] == [3, 0]
+    assert [assigned(dispatch, "a"), assigned(dispatch, "b")] == [4, 1]
+    assert assigned(dispatch, "c") == 5, "2 of local wait for 1 worker, 1 of global for another"
+
+
+def test_nobody_idles_while_a_task_of_another_group_waits() -> None:
+    dispatch = Dispatch(["global", "local", "local", "local"])
+    assert [assigned(dispatch, "a"), assigned(dispatch, "b")] == [1, 0]
+    assert [assigned(dispatch, "b"), assigned(dispatch, "a")] == [2, 3]
+
+
+def test_a_worker_that_failed_holds_nothing() -> None:
+    dispatch = Dispatch(GROUPS)
+    first = dispatch.assign("a")
+    assert first is not None
+    dispatch.fail(first, "died")
+    assert [assigned(dispatch, "b"), assigned(dispatch, "a")] == [3, 0]
+
+
 def test_task_that_fails_too_often_ends_the_step_with_its_reasons() -> None:
     dispatch = Dispatch([None] * 2, max_failures=2)
     dispatch.fail(dispatch.assign("a"), "out of memory")
