@@ -10,6 +10,7 @@ from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import validate
+from glc_ray.prompts import PromptLike, in_one_line, timeline
 from glc_ray.protocols import Capability, ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)
@@ -26,19 +27,21 @@ _INCAPABLE: dict[Capability, str] = {
 """What to say where a backbone lacks a capability."""
 
 
-def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob:
+def build_job(pipeline: PipelineSpec, prompt: PromptLike | None, seed: int) -> VideoJob:
     """Check a request against its model and make the job of it.
 
+    A timeline of one prompt makes the same job as the prompt itself.
+
+    Args:
+        pipeline: model and settings.
+        prompt: a text, or ``(frame, text)`` pairs; None is the pipeline's own.
+        seed: of all randomness.
+
     Raises:
-        UserError: an empty prompt, a length that the model cannot give, a model that cannot be
-            loaded, options that do not fit it.
+        UserError: an empty prompt, a timeline that does not fit the video, a length that the model
+            cannot give, a model that cannot be loaded, options that do not fit it.
     """
-    prompt = prompt if prompt is not None else pipeline.prompt
-    if prompt is None or not prompt.strip():
-        raise UserError(
-            f"--prompt {prompt or ''!r}: the prompt is empty; say what the video shows, "
-            'for example --prompt "a red ball bounces over the meadow at day"'
-        )
+    prompts = timeline(pipeline, prompt)
     pipeline = pipeline.model_copy(update={"model": model_folder.pin(pipeline.model)})
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
@@ -46,7 +49,8 @@ def build_job(pipeline: PipelineSpec, prompt: str | None, seed: int) -> VideoJob
     job: VideoJob = validate(
         VideoJob,
         {
-            "prompt": prompt.strip(),
+            "prompt": in_one_line(prompts),
+            "prompts": prompts if len(prompts) > 1 else (),
             "seed": seed,
             "pipeline": pipeline,
             "model_identity": model_folder.identity(pipeline.model),
@@ -86,18 +90,19 @@ def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:
         )
 
 
-def unknown_words(prompt: str, facts: ModelFacts) -> list[str]:
-    """Words of the prompt that a word-level model has never seen, in order."""
+def unknown_words(text: str, facts: ModelFacts) -> list[str]:
+    """Words of a text that a word-level model has never seen, in order."""
     if facts.vocabulary is None:
         return []
-    words = re.findall(r"\w+", prompt.lower())
+    words = re.findall(r"\w+", text.lower())
     return list(dict.fromkeys(word for word in words if word not in facts.vocabulary))
 
 
 def warn_of_unknown_words(job: VideoJob) -> None:
-    """Log a warning that lists the words that the model knows, where the prompt has others."""
+    """Log a warning that lists the words that the model knows, where a prompt has others."""
     facts = registry.facts(job.pipeline.model)
-    if unknown := unknown_words(job.prompt, facts):
+    text = " ".join(prompt.text for prompt in job.timeline)
+    if unknown := unknown_words(text, facts):
         _LOG.warning(
             "%s does not know %s. The words that it knows: %s",
             job.pipeline.name,

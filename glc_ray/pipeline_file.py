@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -89,8 +89,10 @@ def _find_pipeline(name_or_file: str) -> Path:
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         child = data.setdefault(parent, {})
+        if isinstance(child, bool) and _is_switch(_model_at(PipelineSpec, parents[:depth])):
+            child = data[parent] = {"enabled": child}
         if not isinstance(child, dict):
             raise UserError(f"--set {key}: {parent} holds the value {child!r}, not further keys")
         data = child
@@ -99,31 +101,65 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 
 def _explain(model: type[BaseModel], detail: Any) -> str:
     """One validation error in words."""
-    location = [str(part) for part in detail["loc"]]
-    key, parent = ".".join(location), _model_at(model, location[:-1])
+    location = detail["loc"]
+    key, parent = _dotted(location), _model_at(model, location[:-1])
     fields = list(parent.model_fields) if parent else []
-    if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], fields, n=1)
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
+        unknown = str(location[-1])
+        close = difflib.get_close_matches(unknown, fields, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
+        key = _dotted((*location[:-1], unknown))
         return f"unknown key {key}; allowed here: {', '.join(fields)}{hint}"
     if detail["type"] == "missing":
-        return f"the key {key} is missing; add it to the pipeline file"
-    section = _model_at(model, location)
-    if section and detail["type"] == "model_type":
-        first = next(iter(section.model_fields))
-        return (
-            f"{key} = {detail['input']!r} is not allowed: {key} holds further keys: "
-            f"{', '.join(section.model_fields)}; for example --set {key}.{first}=..."
-        )
+        return f"the key {key} is missing; add it"
+    refusal = f"{key} = {detail['input']!r} is not allowed"
+    if section := _model_at(model, location):
+        return f"{refusal}: {_expected_section(section, location)}"
+    if item := _model_at(model, (*location, 0)):
+        return f"{refusal}: {key} is a list; for example [{_braces(item)}, {_braces(item)}]"
     allowed = detail["msg"][0].lower() + detail["msg"][1:]
-    field = parent.model_fields.get(location[-1]) if parent else None
+    field = parent.model_fields.get(str(location[-1])) if parent else None
     meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
-    return f"{key} = {detail['input']!r} is not allowed: {allowed}{meaning}"
+    return f"{refusal}: {allowed}{meaning}"
 
 
-def _model_at(model: type[BaseModel] | None, location: list[str]) -> type[BaseModel] | None:
+def _expected_section(section: type[BaseModel], location: Sequence[str | int]) -> str:
+    """What may stand in place of a value that is no section."""
+    key, fields = _dotted(location), ", ".join(section.model_fields)
+    if _is_switch(section):
+        return f"{key} is true, false or further keys: {fields}; for example --set {key}=false"
+    if isinstance(location[-1], int):
+        return f"{key} holds further keys: {fields}; for example {_braces(section)}"
+    first = next(iter(section.model_fields))
+    return f"{key} holds further keys: {fields}; for example --set {key}.{first}=..."
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    """``("prompts", 1, "text")`` -> ``prompts[1].text``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _braces(section: type[BaseModel]) -> str:
+    return "{" + ", ".join(f"{name}: ..." for name in section.model_fields) + "}"
+
+
+def _is_switch(section: type[BaseModel] | None) -> bool:
+    """A section that true and false turn on and off."""
+    return section is not None and "enabled" in section.model_fields
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel] | None:
+    """The section at a location, where there is one; an index goes into a list of sections."""
+    kind: Any = model
     for part in location:
-        field = model.model_fields.get(part) if model else None
-        kind = field.annotation if field else None
-        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    return model
+        if isinstance(part, int):
+            kind = get_args(kind)[0] if get_origin(kind) is tuple else None
+        else:
+            field = kind.model_fields.get(part) if _is_section(kind) else None
+            kind = field.annotation if field else None
+    return kind if _is_section(kind) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -14,9 +14,11 @@ import click
 from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.config import METHODS
 from glc_ray.pipeline_file import load_pipeline, parse_assignment, pipeline_names
+from glc_ray.prompts import from_command_line
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec
+    from glc_ray.prompts import PromptLike
     from glc_ray.store.manifest import VideoRecord
 
 _KEYS = {
@@ -31,7 +33,7 @@ _KEYS = {
 
 
 def render(
-    prompt: str | None = None,
+    prompt: PromptLike | None = None,
     *,
     pipeline: str = "toyworld",
     seed: int = 0,
@@ -49,7 +51,9 @@ def render(
     """Render one long video on Ray and wait for it.
 
     Args:
-        prompt: what the video shows; None renders the pipeline's own.
+        prompt: what the video shows, or a timeline of prompts: a list of ``(frame, text)`` or
+            ``{"at_frame": frame, "text": text}``, the first at frame 0; None renders the
+            pipeline's own.
         pipeline: name or path of a pipeline file.
         seed: of all randomness; same job, same bits.
         num_frames: pixel frames, 4k+1 for CogVideoX.
@@ -86,7 +90,12 @@ def render(
 
 
 def _render(
-    spec: PipelineSpec, prompt: str | None, seed: int, output: str, address: str | None, quiet: bool
+    spec: PipelineSpec,
+    prompt: PromptLike | None,
+    seed: int,
+    output: str,
+    address: str | None,
+    quiet: bool,
 ) -> VideoRecord:
     # Late, so that --help and a wrong key answer at once: these import torch, diffusers and Ray.
     from rich.console import Console
@@ -116,7 +125,14 @@ def _render(
 
 
 @click.command(cls=FrontDoor)
-@click.option("--prompt", metavar="TEXT", help="What the video shows. Default: the pipeline's own.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="[FRAME: ]TEXT",
+    help="What the video shows, from FRAME on where it is one of several. Repeatable. "
+    "Default: the pipeline's own.",
+)
 @click.option("--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX.")
 @click.option("--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps.")
@@ -145,13 +161,19 @@ def _render(
     "here or that RAY_ADDRESS names; else one is started.",
 )
 def main(
-    prompt: str | None, pipeline: str, assignments: tuple[str, ...], output: str, **given: Any
+    prompts: tuple[str, ...],
+    pipeline: str,
+    assignments: tuple[str, ...],
+    output: str,
+    **given: Any,
 ) -> None:
     """Render a long video from a prompt, on a Ray cluster.
 
     \b
     Examples:
       python -m glc_ray.render --prompt "a blue box rolls over the desert at night"
+      python -m glc_ray.render --prompt "0: a red ball rolls over the meadow at day" \\
+          --prompt "73: a red ball rolls over the sea at night"
       python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/renders
       ray job submit -- python -m glc_ray.render --pipeline cogvideox-2b \\
           --prompt "waves on a beach" --num-frames 289 --output s3://bucket/renders
@@ -165,7 +187,7 @@ def main(
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     record = render(
-        prompt,
+        from_command_line(prompts),
         pipeline=pipeline,
         options=options,
         output=output,

@@ -82,7 +82,7 @@ def test_missing_pipeline_file() -> None:
 def test_pipeline_file_without_a_model(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("video: {num_frames: 49}\n")
-    expected = "pipeline mine: the key model is missing; add it to the pipeline file"
+    expected = "pipeline mine: the key model is missing; add it"
     assert message(str(file)) == expected
 
 

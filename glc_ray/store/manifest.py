@@ -21,6 +21,7 @@ class VideoRecord:
     """Specification hash, first 16 hex digits: unique in a manifest."""
     name: str
     prompt: str
+    """What it shows; of a timeline all of it in one line."""
     seed: int
     specification_hash: str
     specification: str
@@ -46,8 +47,9 @@ class VideoRecord:
     forward_s: float = 0.0
     """Model forwards, summed over workers."""
     num_windows: int = 0
-    anchor_forwards: int = 0
     """Window forwards."""
+    anchor_forwards: int = 0
+    """Forwards of anchors beyond their own windows' (ABAM)."""
     decode_s: float = 0.0
     encode_s: float = 0.0
     total_s: float = 0.0
