@@ -19,6 +19,7 @@ from glc_ray.backbones.cogvideox_vae import (
     load_frame_decoder,
 )
 from glc_ray.backbones.guided import GuidedModel
+from glc_ray.backbones.loading import load_transformer
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
 from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
 
@@ -82,11 +83,14 @@ class CogVideoXBackbone(GuidedModel):
             dtype=getattr(torch, model.dtype),
             num_videos=pipeline.resources.coordinators.count,
         )
-        self._folder = model_folder.resolve(model)
-        self.transformer = CogVideoXTransformer3DModel.from_pretrained(
-            self._folder, subfolder="transformer", dtype=self.dtype, use_safetensors=True
+        self._folder = model_folder.resolve(model, weights=device.type != "meta")
+        self.transformer = load_transformer(
+            CogVideoXTransformer3DModel,
+            self._folder,
+            "transformer",
+            dtype=self.dtype,
+            device=device,
         )
-        self.transformer.eval().requires_grad_(False).to(device)
         install(self.transformer, self.control)
 
     @torch.inference_mode()
