@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from glc_ray.cli import FrontDoor, RenderError
-from glc_ray.config import METHODS
-from glc_ray.pipeline_file import load_pipeline, parse_assignment, pipeline_names
+from glc_ray.options import assigned, overrides, request_options
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec
     from glc_ray.prompts import PromptLike
     from glc_ray.store.manifest import VideoRecord
-
-_KEYS = {
-    "num_frames": "video.num_frames",
-    "fps": "video.fps",
-    "steps": "sampling.num_steps",
-    "guidance_scale": "sampling.guidance_scale",
-    "workers": "resources.denoisers.count",
-    "method": "method",
-}
-"""The specification key that each option sets."""
 
 
 def render(
@@ -81,8 +71,7 @@ def render(
         "workers": workers,
     }
     given |= {"guidance_scale": guidance_scale, "method": method}
-    overrides = [(_KEYS[name], value) for name, value in given.items() if value is not None]
-    spec = load_pipeline(pipeline, [*overrides, *(options or {}).items()])
+    spec = load_pipeline(pipeline, [*overrides(given), *(options or {}).items()])
     record = _render(spec, prompt, seed, output, address, quiet)
     if record.status != "done":
         raise RenderError(f"{record.name}: {record.error}")
@@ -125,34 +114,7 @@ def _render(
 
 
 @click.command(cls=FrontDoor)
-@click.option(
-    "--prompt",
-    "prompts",
-    multiple=True,
-    metavar="[FRAME: ]TEXT",
-    help="What the video shows, from FRAME on where it is one of several. Repeatable. "
-    "Default: the pipeline's own.",
-)
-@click.option("--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX.")
-@click.option("--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]")
-@click.option("--steps", type=int, metavar="N", help="Denoising steps.")
-@click.option("--guidance-scale", type=float, metavar="G", help="Classifier-free guidance.")
-@click.option("--workers", type=int, metavar="N", help="Denoiser actors.")
-@click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}.")
-@click.option(
-    "--pipeline",
-    default="toyworld",
-    metavar="NAME|FILE.yaml",
-    help=f"Model and settings: {', '.join(pipeline_names())}, or a file of yours. [toyworld]",
-)
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="KEY.PATH=VALUE",
-    help="Any key of the pipeline file, applied last, e.g. --set glc.vmcr=false. Repeatable.",
-)
-@click.option("--fps", type=float, metavar="F", help="Frames per second of the file.")
+@request_options
 @click.option("--output", default="output", metavar="URI", help="Folder or URI. [output]")
 @click.option(
     "--address",
@@ -180,16 +142,12 @@ def main(
 
     OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
     """
-    options: dict[str, Any] = {}
-    for key, value in map(parse_assignment, assignments):
-        options.pop(key, None)  # the last of a key counts, at its place in the order
-        options[key] = value
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     record = render(
         from_command_line(prompts),
         pipeline=pipeline,
-        options=options,
+        options=assigned(assignments),
         output=output,
         quiet=False,
         **given,

@@ -1,0 +1,85 @@
+"""The options that say which video: the same ones for every front door that takes a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from glc_ray.config import METHODS
+from glc_ray.pipeline_file import parse_assignment, pipeline_names
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_KEYS = {
+    "num_frames": "video.num_frames",
+    "fps": "video.fps",
+    "steps": "sampling.num_steps",
+    "guidance_scale": "sampling.guidance_scale",
+    "workers": "resources.denoisers.count",
+    "method": "method",
+}
+"""The specification key that each option sets."""
+
+_OPTIONS = (
+    click.option(
+        "--prompt",
+        "prompts",
+        multiple=True,
+        metavar="[FRAME: ]TEXT",
+        help="What the video shows, from FRAME on where it is one of several. Repeatable. "
+        "Default: the pipeline's own.",
+    ),
+    click.option(
+        "--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX."
+    ),
+    click.option(
+        "--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]"
+    ),
+    click.option("--steps", type=int, metavar="N", help="Denoising steps."),
+    click.option("--guidance-scale", type=float, metavar="G", help="Classifier-free guidance."),
+    click.option("--workers", type=int, metavar="N", help="Denoiser actors."),
+    click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}."),
+    click.option(
+        "--pipeline",
+        default="toyworld",
+        metavar="NAME|FILE.yaml",
+        help=f"Model and settings: {', '.join(pipeline_names())}, or a file of yours. [toyworld]",
+    ),
+    click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY.PATH=VALUE",
+        help="Any key of the pipeline file, applied last, e.g. --set glc.vmcr=false. Repeatable.",
+    ),
+    click.option("--fps", type=float, metavar="F", help="Frames per second of the file."),
+)
+
+
+def request_options(command: Command) -> Command:
+    """Give ``command`` ``prompts``, ``pipeline``, ``assignments``, ``seed`` and `overrides`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def overrides(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Options as ``(specification key, value)``; None is an option that was not given."""
+    return [(_KEYS[name], value) for name, value in given.items() if value is not None]
+
+
+def assigned(assignments: Iterable[str]) -> dict[str, Any]:
+    """The values of a repeatable ``--set`` by specification key.
+
+    The last of a key counts, at its place in the order.
+
+    Raises:
+        UserError: one is not ``KEY.PATH=VALUE``.
+    """
+    values: dict[str, Any] = {}
+    for key, value in map(parse_assignment, assignments):
+        values.pop(key, None)
+        values[key] = value
+    return values
