@@ -60,9 +60,9 @@ def test_wrong_value_names_key_value_and_what_is_allowed() -> None:
 
 
 def test_unknown_method_names_the_known_ones() -> None:
-    assert message("toyworld", ("method", "freenoise")) == (
-        "pipeline toyworld: method = 'freenoise' is not allowed: input should be 'glc' "
-        "(The long-video method)"
+    assert message("toyworld", ("method", "fifo")) == (
+        "pipeline toyworld: method = 'fifo' is not allowed: input should be 'glc', 'direct', "
+        "'gen_l_video', 'freenoise' or 'freelong' (The long-video method)"
     )
 
 

@@ -15,8 +15,14 @@ import torch
 from torch import Tensor
 
 from glc_ray.core.anchor import blend
-from glc_ray.core.attention import SelfAttention
-from glc_ray.protocols import AnchorAttention
+from glc_ray.core.attention import (
+    SelfAttention,
+    spectral_attention,
+    token_frames,
+    windowed_attention,
+)
+from glc_ray.core.spectral import gaussian_low_pass
+from glc_ray.protocols import AnchorAttention, SpectralAttention, WindowedAttention
 
 
 class AttentionMode(Protocol):
@@ -117,6 +123,40 @@ class BlendFirst:
             video = tokens_BHSD[:, :, work.num_text :].unflatten(0, (-1, self._num_clips))
             _blend_into(video[:, 1:], video[:, :1], self._options)
         return work.full()
+
+
+class SpectralMode:
+    """Blends global and local attention by frequency (FreeLong)."""
+
+    def __init__(self, options: SpectralAttention, num_latent_frames: int) -> None:
+        """For one forward of clips of ``num_latent_frames``, in which ``options`` are given."""
+        self._options = options
+        self._num_latent_frames = num_latent_frames
+        self._low_pass_FHW: Tensor | None = None
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        if self._low_pass_FHW is None:
+            low_pass_FHW = gaussian_low_pass(*work.grid, cutoff=self._options.cutoff)
+            # One copy to the device for all layers.
+            self._low_pass_FHW = low_pass_FHW.to(work.value_BHSD.device)
+        radius = token_frames(self._options.radius, self._num_latent_frames, work.grid[0])
+        return spectral_attention(work, radius, self._low_pass_FHW)
+
+
+class WindowedMode:
+    """Attends within windows of the clip and averages them (FreeNoise)."""
+
+    def __init__(self, options: WindowedAttention, num_latent_frames: int) -> None:
+        """For one forward of clips of ``num_latent_frames``, in which ``options`` are given."""
+        self._options = options
+        self._num_latent_frames = num_latent_frames
+
+    def __call__(self, layer: str, work: SelfAttention) -> Tensor:
+        window_size, stride = (
+            token_frames(length, self._num_latent_frames, work.grid[0])
+            for length in (self._options.window_size, self._options.stride)
+        )
+        return windowed_attention(work, window_size, stride)
 
 
 def _blend_into(own: Tensor, anchor: Tensor, options: AnchorAttention) -> None:

@@ -39,7 +39,11 @@ def facts(model: ModelSpec) -> ModelFacts:
             f"model.path = {model.path!r}: CogVideoX 1.5 (patch_size_t) is not supported; "
             "use a CogVideoX 1.0 model such as THUDM/CogVideoX-2b or THUDM/CogVideoX-5b"
         )
-    capabilities: set[Capability] = {"anchor_attention", "dynamic_guidance", "long_clips"}
+    capabilities: set[Capability] = {"anchor_attention", "dynamic_guidance", "spectral_attention"}
+    if transformer.get("use_rotary_positional_embeddings"):
+        capabilities.add("windowed_attention")
+    if not transformer.get("use_learned_positional_embeddings"):
+        capabilities.add("long_clips")
     spatial_ratio = 2 ** (len(vae["block_out_channels"]) - 1)
     temporal_ratio = int(vae["temporal_compression_ratio"])
     return ModelFacts(

@@ -20,8 +20,17 @@ from glc_ray.backbones.attention import (
     BlendAnchor,
     BlendFirst,
     RecordAnchor,
+    SpectralMode,
+    WindowedMode,
 )
-from glc_ray.protocols import AnchorAttention, Conditioning, Forward, ModelFacts
+from glc_ray.protocols import (
+    AnchorAttention,
+    Conditioning,
+    Forward,
+    ModelFacts,
+    SpectralAttention,
+    WindowedAttention,
+)
 
 
 class AnchorCache:
@@ -124,8 +133,14 @@ class GuidedModel(ABC):
         return self.guided(clips_BFCHW, forward.timestep, text, forward.guidance_scale, mode)
 
     def _mode(self, forward: Forward) -> AttentionMode | None:
-        assert forward.attention is None, f"no such attention yet: {forward.attention}"
-        return None
+        num_latent_frames = len(forward.windows[0].frames)
+        match forward.attention:
+            case SpectralAttention() as options:
+                return SpectralMode(options, num_latent_frames)
+            case WindowedAttention() as options:
+                return WindowedMode(options, num_latent_frames)
+            case _:
+                return None
 
     def _with_anchor(
         self,

@@ -1,4 +1,4 @@
-"""Low-pass filter over (frames, height, width) and the mixing of two tensors by it.
+"""Low-pass filters over (frames, height, width) and the mixing of two tensors by them.
 
 Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height, ``W`` width.
 """
@@ -41,16 +41,43 @@ def butterworth_low_pass(
     """
     if min(spatial_cutoff, temporal_cutoff) <= 0:
         raise ValueError(f"cut-offs are {spatial_cutoff} and {temporal_cutoff}: must be above 0.")
-    f_t, f_h, f_w = (
-        2 * torch.fft.fftfreq(size, dtype=torch.float64)
-        for size in (num_latent_frames, height, width)
-    )
+    f_t, f_h, f_w = _frequencies(num_latent_frames, height, width)
     ratio_squared_FHW = (
         (f_t[:, None, None] / temporal_cutoff) ** 2
         + (f_h[:, None] / spatial_cutoff) ** 2
         + (f_w / spatial_cutoff) ** 2
     )
     return (1 / (1 + ratio_squared_FHW**order)).float()
+
+
+def gaussian_low_pass(num_frames: int, height: int, width: int, *, cutoff: float = 0.25) -> Tensor:
+    """The low-pass H of FreeLong, on the unshifted grid of `torch.fft.fftn`.
+
+    H = exp(−½·Σ(f/cutoff)²) over the frequencies f along frames, height and width, each a share of
+    the Nyquist frequency as in `butterworth_low_pass`; H = 1 at frequency 0.
+
+    Args:
+        num_frames, height, width: size of the grid in frames and cells (of attention: tokens).
+        cutoff: standard deviation of the bell, a share of the Nyquist frequency.
+
+    Returns:
+        H (F, H, W) in float32, on the CPU.
+
+    Raises:
+        ValueError: the cut-off is not positive.
+    """
+    if cutoff <= 0:
+        raise ValueError(f"the cut-off is {cutoff}: must be above 0.")
+    f_t, f_h, f_w = _frequencies(num_frames, height, width)
+    ratio_squared_FHW = (
+        (f_t[:, None, None] / cutoff) ** 2 + (f_h[:, None] / cutoff) ** 2 + (f_w / cutoff) ** 2
+    )
+    return torch.exp(-0.5 * ratio_squared_FHW).float()
+
+
+def _frequencies(*sizes: int) -> tuple[Tensor, ...]:
+    """Frequencies along each dimension as shares of the Nyquist frequency, −1..1, in float64."""
+    return tuple(2 * torch.fft.fftfreq(size, dtype=torch.float64) for size in sizes)
 
 
 def frequency_mix(low_BFCHW: Tensor, high_BFCHW: Tensor, low_pass_FHW: Tensor) -> Tensor:
@@ -63,7 +90,7 @@ def frequency_mix(low_BFCHW: Tensor, high_BFCHW: Tensor, low_pass_FHW: Tensor) -
 
     Args:
         low_BFCHW, high_BFCHW: (B, F, C, H, W).
-        low_pass_FHW: H (F, H, W), as `butterworth_low_pass` gives it.
+        low_pass_FHW: H (F, H, W) with H(f) = H(−f), as the filters here have it.
 
     Returns:
         (B, F, C, H, W) in float32 (float64 for float64 input).

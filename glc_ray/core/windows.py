@@ -7,6 +7,7 @@ All quantities are in latent frames. Symbols of the paper: ``K`` is ``num_latent
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from glc_ray.protocols import Window
 
@@ -41,7 +42,13 @@ def _global_window(
 
 
 def local_windows(
-    num_latent_frames: int, window_size: int, stride: int, shift: int, *, first_index: int = 0
+    num_latent_frames: int,
+    window_size: int,
+    stride: int,
+    shift: int = 0,
+    *,
+    first_index: int = 0,
+    weights: Sequence[float] | None = None,
 ) -> tuple[Window, ...]:
     """Windows of consecutive frames, displaced by one random shift (Eq. 6, 7).
 
@@ -52,6 +59,7 @@ def local_windows(
     Args:
         stride: distance of neighbouring starts, 1..L.
         shift: displacement of all starts, 0..s − 1; see `random_shift`.
+        weights: of the L positions of every window, each above 0; 1 by default.
 
     Raises:
         ValueError: an argument is out of its range, or the video is shorter than one window.
@@ -63,15 +71,18 @@ def local_windows(
     last_start = num_latent_frames - window_size
     # J − s is below 0 and clamps to 0: what Eq. 7 gives for i = 0.
     starts = sorted({0, *range(shift, last_start, stride), last_start})
+    weights = (1.0,) * window_size if weights is None else tuple(weights)
     return tuple(
-        _local_window(first_index + position, start, window_size)
+        Window(first_index + position, "local", tuple(range(start, start + window_size)), weights)
         for position, start in enumerate(starts)
     )
 
 
-def _local_window(index: int, start: int, window_size: int) -> Window:
-    frames = tuple(range(start, start + window_size))
-    return Window(index=index, path="local", frames=frames, weights=(1.0,) * window_size)
+def triangle_weights(window_size: int) -> tuple[float, ...]:
+    """Weights 1, 2, …, m, …, 2, 1 of a window's positions: FreeNoise's, diffusers' "pyramid"."""
+    return tuple(
+        float(min(position + 1, window_size - position)) for position in range(window_size)
+    )
 
 
 def random_shift(seed: int, step_index: int, stride: int) -> int:
@@ -100,6 +111,24 @@ def check_stride(stride: int, window_size: int) -> None:
         raise ValueError(
             f"stride is {stride}: it must be between 1 and the window of {window_size} latent "
             "frames, or windows would leave frames uncovered."
+        )
+
+
+def check_clip(num_latent_frames: int, max_clip_frames: int | None) -> None:
+    """Refuse one forward over more frames than the model has positions for.
+
+    Args:
+        num_latent_frames: of the forward.
+        max_clip_frames: the model's longest clip in latent frames; None is no limit.
+
+    Raises:
+        ValueError: the clip is longer.
+    """
+    if max_clip_frames is not None and num_latent_frames > max_clip_frames:
+        raise ValueError(
+            f"one forward would span {num_latent_frames} latent frames, and the model's positions "
+            f"end at {max_clip_frames}. Ask for a shorter video, or use glc or gen_l_video, whose "
+            "windows are the model's own."
         )
 
 
