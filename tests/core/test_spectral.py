@@ -1,9 +1,11 @@
-"""The low-pass filter and frequency fusion (Eq. 11)."""
+"""The low-pass filters and frequency fusion (Eq. 11)."""
+
+import math
 
 import pytest
 import torch
 
-from glc_ray.core.spectral import butterworth_low_pass, frequency_mix
+from glc_ray.core.spectral import butterworth_low_pass, frequency_mix, gaussian_low_pass
 
 SIZES = [(13, 8, 12), (37, 5, 7), (7, 4, 9), (2, 3, 1)]
 
@@ -44,8 +46,9 @@ def test_mixing_with_itself_changes_nothing(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_filter_is_centred_whatever_the_parity(size):
-    low_pass = butterworth_low_pass(*size)
+@pytest.mark.parametrize("low_pass_of", [butterworth_low_pass, gaussian_low_pass])
+def test_filter_is_centred_whatever_the_parity(size, low_pass_of):
+    low_pass = low_pass_of(*size)
     mirrored = low_pass.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))
     assert torch.equal(low_pass, mirrored)
     assert low_pass.flatten()[0] == low_pass.max() == 1
@@ -76,3 +79,25 @@ def test_half_precision_is_mixed_in_float32():
     mixed = frequency_mix(low, high, low_pass)
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, frequency_mix(low.float(), high.float(), low_pass))
+
+
+def test_gaussian_is_its_formula_bin_by_bin():
+    sizes, cutoff = (6, 5, 4), 0.3
+    low_pass = gaussian_low_pass(*sizes, cutoff=cutoff)
+    for index in torch.cartesian_prod(*map(torch.arange, sizes)).tolist():
+        # Bin i of n has min(i, n - i) periods over n samples; the Nyquist frequency has n / 2.
+        shares = [2 * min(i, n - i) / n for i, n in zip(index, sizes, strict=True)]
+        expected = math.exp(-0.5 * sum((share / cutoff) ** 2 for share in shares))
+        assert low_pass[tuple(index)].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_gaussian_falls_by_the_root_of_e_at_a_quarter_of_nyquist():
+    low_pass = gaussian_low_pass(16, 16, 16)
+    for place in ((2, 0, 0), (0, 2, 0), (0, 0, 2)):
+        assert low_pass[place].item() == pytest.approx(math.exp(-0.5))
+
+
+@pytest.mark.parametrize("cutoff", [0.0, -0.25])
+def test_gaussian_cutoff_must_be_positive(cutoff):
+    with pytest.raises(ValueError, match="must be above 0"):
+        gaussian_low_pass(4, 4, 4, cutoff=cutoff)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glc_ray.core.windows import global_windows, local_windows, random_shift
+from glc_ray.core.windows import (
+    check_clip,
+    global_windows,
+    local_windows,
+    random_shift,
+    triangle_weights,
+)
 
 
 @st.composite
@@ -84,6 +90,25 @@ def test_local_windows_cover_every_frame(layout):
     assert [window.index for window in windows] == list(range(len(windows)))
 
 
+@pytest.mark.parametrize("window_size", range(1, 40))
+def test_triangle_is_the_pyramid_of_diffusers(window_size):
+    from diffusers.models.attention import FreeNoiseTransformerBlock
+
+    theirs = FreeNoiseTransformerBlock._get_frame_weights(None, window_size, "pyramid")
+    assert list(triangle_weights(window_size)) == theirs
+
+
+def test_local_windows_take_weights():
+    windows = local_windows(9, 4, 3, weights=triangle_weights(4))
+    assert starts(windows) == [0, 3, 5]
+    assert {window.weights for window in windows} == {(1.0, 2.0, 2.0, 1.0)}
+
+
+@pytest.mark.parametrize("limit", [None, 13, 14])
+def test_clips_up_to_the_models_longest_pass(limit):
+    check_clip(13, limit)
+
+
 @pytest.mark.parametrize("shift", range(6))
 def test_native_length_is_one_plain_window(shift):
     (global_window,) = global_windows(13, 13)
@@ -102,6 +127,7 @@ def test_native_length_is_one_plain_window(shift):
         (lambda: local_windows(37, 13, 14, 0), "stride is 14: it must be between 1 and"),
         (lambda: local_windows(37, 13, 6, 6), "shift is 6: it must be between 0 and"),
         (lambda: local_windows(37, 13, 6, -1), "shift is -1: it must be between 0 and"),
+        (lambda: check_clip(37, 13), "span 37 latent frames, and the model's positions end at 13"),
         (lambda: random_shift(0, 0, 0), "stride is 0: it must be at least 1"),
     ],
 )
