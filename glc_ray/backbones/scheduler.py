@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import diffusers
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
-from glc_ray.backbones import model_folder
+from glc_ray.backbones import scheduler_choice
 from glc_ray.config import ModelSpec, SamplingSpec
-from glc_ray.protocols import StepResult
+from glc_ray.protocols import StepResult, UserError
+
+_Result = TypeVar("_Result")
 
 
 def load(
@@ -20,30 +25,173 @@ def load(
         model: its files say how it was trained.
         sampling: which scheduler, with which settings and steps.
         generator: gives the noise of stochastic schedulers.
+
+    Raises:
+        UserError: it does not fit the model, or an option does not fit the scheduler.
     """
-    folder = model_folder.resolve(model, weights=False)
-    scheduler = diffusers.CogVideoXDDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-    return DiffusersScheduler(scheduler, sampling.num_steps)
+    return _or_blame(sampling, lambda tried: _load(model, tried, generator))
+
+
+def check(model: ModelSpec, sampling: SamplingSpec) -> None:
+    """Refuse a scheduler or options that cannot sample this model (UserError); reads no weights.
+
+    A rehearsal on one number finds what diffusers refuses only while it steps.
+    """
+
+    def rehearse(tried: SamplingSpec) -> None:
+        scheduler = _load(model, tried, torch.Generator())
+        latents = torch.ones(1, 1, 1, 1, 1)
+        for step_index in range(len(scheduler.timesteps)):
+            latents = scheduler.step(torch.zeros_like(latents), step_index, latents).prev_sample
+            if not latents.isfinite().all():
+                raise ValueError(f"step {step_index} gives NaN or infinite latents")
+
+    _or_blame(sampling, rehearse)
 
 
 class DiffusersScheduler:
-    """A `glc_ray.protocols.NoiseScheduler`."""
+    """A `glc_ray.protocols.NoiseScheduler`.
 
-    def __init__(self, scheduler: diffusers.CogVideoXDDIMScheduler, num_steps: int) -> None:
+    Between steps it keeps ``_last`` and what the scheduler of diffusers keeps itself.
+    """
+
+    def __init__(self, scheduler: Any, num_steps: int, generator: torch.Generator) -> None:
+        """Prepare.
+
+        Args:
+            scheduler: of diffusers.
+            num_steps: denoising steps.
+            generator: gives the noise of a stochastic scheduler, in the pipeline's order.
+        """
+        assert getattr(scheduler, "init_noise_sigma", 1.0) == 1.0, "z_T must be unit noise"
+        _set_timesteps(scheduler, num_steps)
         self._scheduler = scheduler
-        self._scheduler.set_timesteps(num_steps)
-        # For some numbers (61, 103, ...) rounding gives one step too many, at timestep -1.
-        self.timesteps: tuple[float, ...] = tuple(self._scheduler.timesteps.tolist()[:num_steps])
+        self._is_flow = scheduler_choice.is_flow(scheduler)
+        self._accepted = frozenset(inspect.signature(scheduler.step).parameters)
+        self._generator = generator
+        self._last: StepResult | None = None
+        self.timesteps: tuple[float, ...] = tuple(scheduler.timesteps.tolist())
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
         """z_t -> z_{t-1} with the guided prediction; all (1, K, C, H, W) float32."""
-        timestep = self.timesteps[step_index]
-        output = self._scheduler.step(prediction, timestep, latents)
-        # The scheduler's own arithmetic: the next timestep is t - 1000 // n.
-        previous = timestep - self._scheduler.config.num_train_timesteps // len(self.timesteps)
-        is_last = step_index + 1 == len(self.timesteps) or previous < 0
-        return StepResult(
-            prev_sample=output.prev_sample,
-            pred_original_sample=output.pred_original_sample,
-            signal_scale=1.0 if is_last else float(self._scheduler.alphas_cumprod[previous]) ** 0.5,
+        self._follow(step_index)
+        self._keep_change(step_index, latents)
+        prev_sample, *returned = self._scheduler.step(
+            model_output=prediction,
+            timestep=self.timesteps[step_index],
+            sample=latents,
+            return_dict=False,
+            **self._extras(step_index),
         )
+        if returned:
+            x0 = returned[0]
+        elif hasattr(self._scheduler, "model_outputs"):
+            # A multistep solver for x̂0 keeps it, already converted.
+            x0 = self._scheduler.model_outputs[-1]
+        else:
+            x0 = latents - self._noise_level(step_index)[1] * prediction
+        self._last = StepResult(prev_sample, x0, self._signal_scale(step_index))
+        return self._last
+
+    def _follow(self, step_index: int) -> None:
+        """Hold a solver's own counter to the loop's; integer timesteps may repeat."""
+        if hasattr(self._scheduler, "set_begin_index"):
+            if self._scheduler.step_index is None:
+                self._scheduler.set_begin_index(step_index)
+            else:
+                assert self._scheduler.step_index == step_index, "steps out of order"
+
+    def _extras(self, step_index: int) -> dict[str, Any]:
+        """What some schedulers take besides: noise, and the step before (DPM of CogVideoX)."""
+        extras: dict[str, Any] = {}
+        if "generator" in self._accepted:
+            extras["generator"] = self._generator
+        if "old_pred_original_sample" in self._accepted:
+            last = self._last
+            extras["old_pred_original_sample"] = None if last is None else last.pred_original_sample
+            extras["timestep_back"] = None if last is None else self.timesteps[step_index - 1]
+        return extras
+
+    def _keep_change(self, step_index: int, latents: Tensor) -> None:
+        """Bring a change of the latents between steps (VMCR) through UniPC's corrector.
+
+        The corrector computes z_t anew from the sample before the last predictor, z_s, and would
+        throw the change away: z_t = (σ_t / σ_s)·z_s + terms in x̂0. So z_s moves by
+        (σ_s / σ_t)·change, and z_t by the change itself. Unchanged latents leave every bit alone.
+        """
+        if self._last is None or latents is self._last.prev_sample:
+            return
+        if getattr(self._scheduler, "last_sample", None) is not None:
+            ratio = self._noise_level(step_index - 1)[1] / self._noise_level(step_index)[1]
+            change = latents - self._last.prev_sample
+            self._scheduler.last_sample = self._scheduler.last_sample + ratio * change
+
+    def _noise_level(self, index: int) -> tuple[float, float]:
+        """(factor of x̂0, factor of ε) in the latents that step ``index`` starts from."""
+        sigma = float(self._scheduler.sigmas[index])
+        if self._is_flow:
+            return 1 - sigma, sigma
+        alpha = (1 + sigma**2) ** -0.5
+        return alpha, sigma * alpha
+
+    def _signal_scale(self, step_index: int) -> float:
+        if step_index + 1 == len(self.timesteps):
+            return 1.0
+        if hasattr(self._scheduler, "sigmas"):
+            return self._noise_level(step_index + 1)[0]
+        # DDIM's own arithmetic: the next timestep is t - 1000 // n, not the next of the list.
+        stride = self._scheduler.config.num_train_timesteps // self._scheduler.num_inference_steps
+        previous = int(self.timesteps[step_index]) - stride
+        if previous < 0:
+            return float(self._scheduler.final_alpha_cumprod) ** 0.5
+        return float(self._scheduler.alphas_cumprod[previous]) ** 0.5
+
+
+def _set_timesteps(scheduler: Any, num_steps: int) -> None:
+    scheduler.set_timesteps(num_steps)
+    if len(scheduler.timesteps) > num_steps:
+        # For some numbers (61, 103, ...) rounding gives one step too many, at timestep -1.
+        scheduler.timesteps = scheduler.timesteps[:num_steps]
+        if hasattr(scheduler, "sigmas"):
+            last = scheduler.sigmas[-1:]
+            scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], last])
+
+
+def _load(
+    model: ModelSpec, sampling: SamplingSpec, generator: torch.Generator
+) -> DiffusersScheduler:
+    return DiffusersScheduler(
+        scheduler_choice.build(model, sampling), sampling.num_steps, generator
+    )
+
+
+def _or_blame(sampling: SamplingSpec, attempt: Callable[[SamplingSpec], _Result]) -> _Result:
+    """The attempt's result, or a UserError that names the first option diffusers refuses."""
+    try:
+        return attempt(sampling)
+    except UserError:
+        raise
+    except Exception as error:  # diffusers raises whatever a wrong value happens to break.
+        culprit = _culprit(sampling, attempt)
+        where = (
+            f"sampling.scheduler = {sampling.scheduler!r} with num_steps = {sampling.num_steps}"
+            if culprit is None
+            else f"sampling.scheduler_options.{culprit} = {sampling.scheduler_options[culprit]!r}"
+        )
+        raise UserError(
+            f"{where}: diffusers refuses it ({type(error).__name__}: {error}); give another value "
+            "or leave it out"
+        ) from error
+
+
+def _culprit(sampling: SamplingSpec, attempt: Callable[[SamplingSpec], object]) -> str | None:
+    """The option with which attempts begin to fail, options added one by one."""
+    tried: dict[str, bool | int | float | str] = {}
+    for key in (None, *sampling.scheduler_options):
+        if key is not None:
+            tried[key] = sampling.scheduler_options[key]
+        try:
+            attempt(sampling.model_copy(update={"scheduler_options": dict(tried)}))
+        except Exception:
+            return key
+    return None
