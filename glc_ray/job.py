@@ -46,6 +46,7 @@ def build_job(pipeline: PipelineSpec, prompt: PromptLike | None, seed: int) -> V
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
     registry.check_decode(pipeline.model, pipeline.decode)
+    registry.check_sampling(pipeline.model, pipeline.sampling)
     job: VideoJob = validate(
         VideoJob,
         {

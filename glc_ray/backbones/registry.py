@@ -25,6 +25,13 @@ def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     _adapter(model).check_decode(model, decode)
 
 
+def check_sampling(model: ModelSpec, sampling: SamplingSpec) -> None:
+    """Refuse a noise scheduler that cannot sample the model (UserError); reads no weights."""
+    from glc_ray.backbones import scheduler
+
+    scheduler.check(model, sampling)
+
+
 def load_backbone(pipeline: PipelineSpec, device: torch.device) -> Backbone:
     """Load the denoising model of a pipeline onto ``device``."""
     return _adapter(pipeline.model).backbone(pipeline, device)
