@@ -8,6 +8,7 @@ import unicodedata
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.forwards import ForwardPlanner
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
@@ -110,6 +111,24 @@ def warn_of_unknown_words(job: VideoJob) -> None:
             ", ".join(map(repr, unknown)),
             " ".join(sorted(facts.vocabulary or ())),
         )
+
+
+def warn_of_mixed_prompts(job: VideoJob) -> None:
+    """Log a warning where a timeline cannot be seen: no window lies within one prompt."""
+    if len(job.timeline) == 1:
+        return
+    facts = registry.facts(job.pipeline.model)
+    plan = methods.create(job, facts).plan(0, 0.0)
+    forwards = ForwardPlanner(job, facts).forwards(plan)
+    if any(max(weights) == 1 for forward in forwards for weights in forward.prompt_weights):
+        return
+    _LOG.warning(
+        "--method %s: every window spans several prompts, so every frame shows a mixture of them. "
+        "Use glc or gen_l_video, whose windows of %d frames are the model's own, and leave more "
+        "frames than that between prompts",
+        job.pipeline.method,
+        facts.num_frames(facts.window_size),
+    )
 
 
 def video_name(job: VideoJob) -> str:

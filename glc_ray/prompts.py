@@ -103,10 +103,11 @@ def _entries(prompt: Any) -> Sequence[Any]:
 def _entry(item: Any) -> TimedPrompt:
     if isinstance(item, TimedPrompt):
         return item
+    keys = item
     if isinstance(item, Sequence) and not isinstance(item, str | bytes) and len(item) == 2:
-        item = dict(zip(("at_frame", "text"), item, strict=True))
-    if isinstance(item, Mapping):
-        return validate(TimedPrompt, item, where=f"--prompt {item!r}")
+        keys = dict(zip(("at_frame", "text"), item, strict=True))
+    if isinstance(keys, Mapping):
+        return validate(TimedPrompt, keys, where=f"--prompt {item!r}")
     raise UserError(
         f"--prompt {item!r}: an entry of a timeline is (frame, text) or a mapping with at_frame "
         'and text, for example (73, "a red ball at night")'

@@ -89,7 +89,7 @@ def _render(
     # Late, so that --help and a wrong key answer at once: these import torch, diffusers and Ray.
     from rich.console import Console
 
-    from glc_ray.job import build_job, warn_of_unknown_words
+    from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
     from glc_ray.media.ffmpeg import find_ffmpeg
     from glc_ray.store import manifest
     from glc_ray.store.output import Output
@@ -100,6 +100,7 @@ def _render(
     place.prepare()
     manifest.read(place)
     warn_of_unknown_words(job)
+    warn_of_mixed_prompts(job)
 
     from glc_ray.display import watching
     from glc_ray.runtime.cluster import connected
@@ -133,12 +134,13 @@ def main(
 
     \b
     Examples:
-      python -m glc_ray.render --prompt "a blue box rolls over the desert at night"
-      python -m glc_ray.render --prompt "0: a red ball rolls over the meadow at day" \\
+      python -m glc_ray.render --prompt "a blue box rolls over the sea at night"
+      python -m glc_ray.render \\
+          --prompt "0: a red ball rolls over the meadow at day" \\
           --prompt "73: a red ball rolls over the sea at night"
       python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/renders
       ray job submit -- python -m glc_ray.render --pipeline cogvideox-2b \\
-          --prompt "waves on a beach" --num-frames 289 --output s3://bucket/renders
+          --prompt "waves on a beach" --num-frames 289 --output s3://bucket/out
 
     OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
     """

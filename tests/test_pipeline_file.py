@@ -157,6 +157,72 @@ def test_a_value_in_place_of_a_section_names_its_keys() -> None:
     )
 
 
+SWITCHES = {
+    "noise_reinit": "enabled, chunk, order, spatial_cutoff, temporal_cutoff",
+    "abam": "enabled, weight, literal, cache",
+    "vmcr": "enabled, weight, frequency, mse, phase",
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("value", [3, "on", None, []])
+def test_a_value_in_place_of_a_switch_names_true_false_and_its_keys(
+    switch: str, value: object
+) -> None:
+    assert message("toyworld", (f"glc.{switch}", value)) == (
+        f"pipeline toyworld: glc.{switch} = {value!r} is not allowed: glc.{switch} is true, false "
+        f"or further keys: {SWITCHES[switch]}; for example --set glc.{switch}=false"
+    )
+
+
+def test_a_key_below_a_switch_leaves_it_as_it_was() -> None:
+    off = load_pipeline("toyworld", [("glc.vmcr", False), ("glc.vmcr.weight", 1)]).glc.vmcr
+    assert (off.enabled, off.weight) == (False, 1)
+    on = load_pipeline("toyworld", [("glc.vmcr", True), ("glc.vmcr.weight", 1)]).glc.vmcr
+    assert (on.enabled, on.weight) == (True, 1)
+
+
+def test_a_key_below_a_true_that_is_no_switch() -> None:
+    text = message("toyworld", ("optimize.compile", True), ("optimize.compile.mode", "fast"))
+    assert text == "--set optimize.compile.mode: compile holds the value True, not further keys"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "text"),
+    [
+        (
+            "0: a red ball",
+            "prompts = '0: a red ball' is not allowed: prompts is a list; for example "
+            "[{at_frame: ..., text: ...}, {at_frame: ..., text: ...}]",
+        ),
+        (
+            ["0: a red ball"],
+            "prompts[0] = '0: a red ball' is not allowed: prompts[0] holds further keys: at_frame, "
+            "text; for example {at_frame: ..., text: ...}",
+        ),
+        (
+            [{"at_frame": 0, "text": "x"}, {"at_frame": -1, "text": "y"}],
+            "prompts[1].at_frame = -1 is not allowed: input should be greater than or equal to 0 "
+            "(First pixel frame; 0 for the first prompt)",
+        ),
+        ([{"at_frame": 0}], "the key prompts[0].text is missing; add it"),
+        (
+            [{"at_frame": 0, "text": "x", "tekst": "y"}],
+            "unknown key prompts[0].tekst; allowed here: at_frame, text; did you mean text?",
+        ),
+    ],
+)
+def test_errors_within_a_list_name_the_index(prompts: object, text: str) -> None:
+    assert message("toyworld", ("prompts", prompts)) == f"pipeline toyworld: {text}"
+
+
+def test_a_frame_as_a_key_is_an_unknown_key() -> None:
+    """YAML's ``- 0: a red ball`` reads as a mapping whose key is a number."""
+    lines = message("toyworld", ("prompts", [{0: "a red ball"}])).splitlines()
+    expected = "pipeline toyworld: unknown key prompts[0].0; allowed here: at_frame, text"
+    assert lines[-1] == expected
+
+
 def test_hash_is_the_same_in_every_process_and_release() -> None:
     """Pinned: a change of this value re-renders everybody's catalogs; raise FORMAT_VERSION."""
     assert content_hash({"b": [1, 2.5, "ü"], "a": None}) == (

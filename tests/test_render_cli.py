@@ -24,6 +24,14 @@ def test_help_names_every_option_of_the_front_door() -> None:
         assert f"  --{name} " in text
 
 
+def test_help_fits_into_80_columns_and_shows_a_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("--help").output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("--prompt [FRAME: ]TEXT" in line for line in lines)
+    assert any('--prompt "0: a red ball' in line for line in lines)
+
+
 def test_glc_ray_render_is_the_same_command() -> None:
     outputs = [
         CliRunner().invoke(glc_ray_main, ["render", "--help"], prog_name="glc-ray").output,
@@ -37,6 +45,16 @@ def test_glc_ray_render_is_the_same_command() -> None:
     ("arguments", "text"),
     [
         (["--prompt", ""], "--prompt '': the prompt is empty; say what the video shows"),
+        (["--prompt", "0: "], "--prompt '0: ': the text is empty; say what the video shows from"),
+        (["--prompt", "a ball", "--prompt", "9: a box"], "--prompt 'a ball': expected FRAME: TEXT"),
+        (
+            ["--prompt", "0: a ball", "--prompt", "145: a box"],
+            "--prompt '145: a box': the video has 145 frames, 0 to 144; choose a lower frame",
+        ),
+        (
+            ["--set", "prompts=[{at_frame: 0, text: a ball}]"],
+            "pipeline toyworld: prompt = 'a purple ball rolls over the sea at day' and prompts are",
+        ),
         (["--num-frames", "144"], "--num-frames 144: must be 4k+1 for toyworld; the nearest are"),
         (["--method", "magic"], "pipeline toyworld: method = 'magic' is not allowed: input should"),
         (["--pipeline", "sora"], "--pipeline sora: unknown pipeline; the known ones are"),
