@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_wan import tiny_wan  # noqa: F401
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A cluster that happens to run on this machine is none of the tests' business.
 os.environ.pop("RAY_ADDRESS", None)
@@ -19,9 +21,10 @@ TOYWORLD = Path(__file__).parents[1] / "glc_ray" / "backbones" / "toyworld"
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``tiny_model("sincos" | "rotary")``: a diffusers folder of CogVideoX with random weights.
+    """``tiny_model("sincos" | "rotary" | "1.5")``: a diffusers folder of CogVideoX with random
+    weights.
 
-    A window is 3 latent frames of 4x6; a forward takes milliseconds.
+    A window is 3 latent frames of 4x6 (4 in CogVideoX 1.5); a forward takes milliseconds.
     """
     folders: dict[str, Path] = {}
 
@@ -55,7 +58,9 @@ def _save_tiny(folder: Path, positions: str) -> Path:
         sample_height=4,
         sample_frames=9,
         patch_size=2,
-        use_rotary_positional_embeddings=positions == "rotary",
+        patch_size_t=2 if positions == "1.5" else None,
+        patch_bias=positions != "1.5",
+        use_rotary_positional_embeddings=positions != "sincos",
     )
     vae = AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 3,

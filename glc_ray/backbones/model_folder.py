@@ -15,7 +15,7 @@ from typing import Any
 from glc_ray.config import ModelSpec
 from glc_ray.protocols import UserError
 
-_WEIGHT_PARTS = ("transformer", "vae", "text_encoder")
+_WEIGHT_PARTS = ("transformer", "transformer_2", "vae", "text_encoder")
 _CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.model", "*/*.txt"]
 _HASHED_WHOLE_BYTES = 64 << 20
 
@@ -74,13 +74,29 @@ def identity(model: ModelSpec) -> str:
     return digest.hexdigest()
 
 
+def read_index(folder: Path, model: ModelSpec) -> dict[str, Any]:
+    """``model_index.json``: the pipeline's class, its parts and its own settings.
+
+    Raises:
+        UserError: there is none that can be read.
+    """
+    try:
+        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"model.path = {model.path!r}: {folder} has no model_index.json that can be read; give "
+            "a folder in diffusers' format, a hub id such as THUDM/CogVideoX-2b, or "
+            "package:toyworld"
+        ) from None
+
+
 def check_class(folder: Path, expected: str, model: ModelSpec) -> None:
     """Refuse a folder of another kind of model.
 
     Raises:
         UserError: ``model_index.json`` names another pipeline class.
     """
-    found = _index(folder, model).get("_class_name")
+    found = read_index(folder, model).get("_class_name")
     if found != expected:
         raise UserError(
             f"model.path = {model.path!r}: a model of diffusers' {found}, but model.backbone = "
@@ -108,19 +124,10 @@ def _is_folder(model: ModelSpec) -> bool:
     return Path(model.path).expanduser().is_dir() or model.path.startswith((".", "/", "~"))
 
 
-def _index(folder: Path, model: ModelSpec) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"model.path = {model.path!r}: {folder} has no model_index.json that can be read; give "
-            "a folder in diffusers' format, a hub id such as THUDM/CogVideoX-2b, or "
-            "package:toyworld"
-        ) from None
-
-
 def _checked(folder: Path, model: ModelSpec) -> Path:
-    parts = [part for part, value in _index(folder, model).items() if isinstance(value, list)]
+    index = read_index(folder, model)
+    # An optional part that the model does without is [null, null].
+    parts = [part for part, value in index.items() if isinstance(value, list) and any(value)]
     for part in parts:
         needed = "*.safetensors" if part in _WEIGHT_PARTS else "*.json"
         if not any((folder / part).glob(needed)):
