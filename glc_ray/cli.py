@@ -13,7 +13,7 @@ import click
 from glc_ray import __version__
 from glc_ray.protocols import UserError
 
-_FRONT_DOORS = ("bench", "render")
+_FRONT_DOORS = ("bench", "plan", "render")
 
 
 class RenderError(RuntimeError):

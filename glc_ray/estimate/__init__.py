@@ -1,0 +1,1 @@
+"""What a job will take, before any of it is done: forwards, operations, bytes, seconds."""

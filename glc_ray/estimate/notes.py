@@ -1,0 +1,68 @@
+"""What a person should know about how a job will be done, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from glc_ray.config import VideoJob
+from glc_ray.estimate.work import Step, blends
+from glc_ray.protocols import (
+    AnchorAttention,
+    ModelFacts,
+    SpectralAttention,
+    WindowedAttention,
+)
+
+
+def notes_on(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> tuple[str, ...]:
+    """What the figures do not say by themselves."""
+    return (*_method(job, facts, steps), *_anchor(steps), *_optimize(job))
+
+
+def _method(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> Iterator[str]:
+    path = steps[0].plan.paths[0]
+    if job.pipeline.method == "freenoise":
+        level = job.pipeline.freenoise.level
+        if isinstance(path.attention, WindowedAttention):
+            yield f"freenoise.level = {level}: windows are averaged within attention"
+        elif level == "auto":
+            yield (
+                "freenoise.level = auto: windows are averaged in the prediction, since the model "
+                "cannot place windows within attention over a video this long"
+            )
+        else:
+            yield f"freenoise.level = {level}: windows are averaged in the prediction"
+    if isinstance(path.attention, SpectralAttention):
+        yield (
+            "freelong: attention of every layer is computed globally and locally "
+            f"(radius {path.attention.radius}); its Fourier transforms are not among the operations"
+        )
+    longest = max(len(path.windows[0].frames) for path in steps[0].plan.paths)
+    if longest > facts.window_size:
+        yield (
+            f"one forward spans {longest} latent frames, {longest / facts.window_size:.1f} times "
+            "the native window: it runs on one worker, and others do not shorten a step"
+        )
+
+
+def _anchor(steps: tuple[Step, ...]) -> Iterator[str]:
+    modes = [path.attention for path in steps[0].plan.paths]
+    anchored = [mode for mode in modes if isinstance(mode, AnchorAttention)]
+    if anchored and not any(map(blends, anchored)):
+        yield "glc.abam: the anchor has no share, so no keys and values are kept"
+    elif anchored and anchored[0].cache == "recompute":
+        yield "glc.abam.cache = recompute: the anchor is one more clip in every batch but its own"
+
+
+def _optimize(job: VideoJob) -> Iterator[str]:
+    optimize = job.pipeline.optimize
+    if optimize.layerwise_casting != "off":
+        yield (
+            f"optimize.layerwise_casting = {optimize.layerwise_casting}: most weights are stored "
+            f"in 8 bits; their bytes are given in {job.pipeline.model.dtype}"
+        )
+    if optimize.group_offload != "off":
+        yield (
+            f"optimize.group_offload = {optimize.group_offload}: weights are in main memory, and "
+            "a group of them at a time on the device"
+        )

@@ -1,0 +1,112 @@
+"""What the steps of a job consist of: their forwards, as tasks, and the bytes that they move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from glc_ray.backbones import registry as backbones
+from glc_ray.config import VideoJob
+from glc_ray.estimate.figures import PerStep, TrafficFigures
+from glc_ray.forwards import ForwardPlanner
+from glc_ray.methods import registry as methods
+from glc_ray.protocols import AnchorAttention, Attention, Forward, ModelFacts, StepPlan
+from glc_ray.runtime.simulate import Task
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the loop and its forwards, in window order."""
+
+    plan: StepPlan
+    forwards: tuple[Forward, ...]
+
+
+class Clock(Protocol):
+    """Seconds of forwards, on whatever device they run."""
+
+    def window_s(self, forward: Forward) -> float:
+        """Of a forward's own clips."""
+        ...
+
+    def anchor_s(self, forward: Forward) -> float:
+        """Of the forward of its anchor alone."""
+        ...
+
+
+def steps_of(job: VideoJob, facts: ModelFacts) -> tuple[Step, ...]:
+    """Every step of a job, as the coordinator will plan it."""
+    pipeline = job.pipeline
+    method = methods.create(job, facts)
+    scheduler = backbones.load_scheduler(pipeline.model, pipeline.sampling, torch.Generator())
+    planner = ForwardPlanner(job, facts)
+    plans = [method.plan(index, timestep) for index, timestep in enumerate(scheduler.timesteps)]
+    return tuple(Step(plan, planner.forwards(plan)) for plan in plans)
+
+
+def blends(attention: Attention | None) -> bool:
+    """Whether clips are blended with an anchor: one that has no share is never computed."""
+    return isinstance(attention, AnchorAttention) and attention.weight != float(attention.literal)
+
+
+def keeps_anchors(steps: Iterable[Step]) -> bool:
+    """Whether workers keep anchors from batch to batch."""
+    return not any(
+        isinstance(path.attention, AnchorAttention) and path.attention.cache == "recompute"
+        for step in steps
+        for path in step.plan.paths
+    )
+
+
+def tasks_of(step: Step, clock: Clock) -> list[Task]:
+    """The step's forwards as the simulation of dispatch wants them."""
+    return [_task(forward, clock) for forward in step.forwards]
+
+
+def _task(forward: Forward, clock: Clock) -> Task:
+    blended = blends(forward.attention)
+    return Task(
+        seconds=clock.window_s(forward),
+        # As ``PoolDenoiser`` groups them: it does not ask whether the anchor has a share.
+        group=None if forward.anchor is None else forward.path,
+        anchor=forward.path if blended else None,
+        anchor_s=clock.anchor_s(forward) if blended and not forward.is_anchor else 0.0,
+        is_anchor=forward.is_anchor,
+    )
+
+
+def traffic(steps: Iterable[Step], latents_shape: tuple[int, ...]) -> TrafficFigures:
+    """Bytes of the arrays that batches, answers and anchors bring from process to process.
+
+    Args:
+        steps: of the job.
+        latents_shape: (1, K, C, H, W) of the video.
+    """
+    frame_bytes = math.prod(latents_shape[2:]) * _FLOAT32_BYTES
+    clips = [
+        sum(len(w.frames) for forward in step.forwards for w in forward.windows) * frame_bytes
+        for step in steps
+    ]
+    anchors = [_anchor_frames(step) * frame_bytes for step in steps]
+    return TrafficFigures(
+        clips_bytes=PerStep.of(clips),
+        # A prediction has the shape of its clip.
+        predictions_bytes=PerStep.of(clips),
+        anchors_bytes=PerStep.of(anchors),
+    )
+
+
+def _anchor_frames(step: Step) -> int:
+    """Latent frames of the anchors that are shared: once for a path that has other windows."""
+    lengths = {
+        forward.path: len(forward.anchor.frames)
+        for forward in step.forwards
+        if forward.anchor is not None and not forward.is_anchor
+    }
+    return sum(lengths.values())

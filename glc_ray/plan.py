@@ -1,0 +1,98 @@
+"""Front door: ``python -m glc_ray.plan``: what a request would take, before anything is started."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from glc_ray.cli import FrontDoor
+from glc_ray.options import assigned, overrides, request_options
+from glc_ray.pipeline_file import load_pipeline
+from glc_ray.prompts import from_command_line
+from glc_ray.protocols import UserError
+
+
+@click.command(cls=FrontDoor)
+@request_options
+@click.option("--measure", is_flag=True, help="Time the job's batches here, with the real model.")
+@click.option(
+    "--seconds-per-forward",
+    type=float,
+    metavar="S",
+    help="Seconds of a guided forward of one native window, in place of --measure.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, without the picture.")
+# Any command line of render's can be planned by changing the command's name.
+@click.option("--output", expose_value=False, metavar="URI", help="As for render; not used.")
+@click.option("--address", expose_value=False, metavar="RAY", help="As for render; not used.")
+def main(
+    prompts: tuple[str, ...],
+    pipeline: str,
+    assignments: tuple[str, ...],
+    seed: int,
+    measure: bool,
+    seconds_per_forward: float | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Say what a request would take: windows, forwards, operations, memory, transfers, time.
+
+    Reads the model's configuration files; starts no Ray, and loads no weights but for --measure.
+
+    \b
+    Examples:
+      python -m glc_ray.plan --num-frames 289 --measure
+      python -m glc_ray.plan --pipeline cogvideox-2b --num-frames 1201 --workers 16 \\
+          --seconds-per-forward 4.5
+    """
+    _check(measure, seconds_per_forward)
+    spec = load_pipeline(pipeline, [*overrides(given), *assigned(assignments).items()])
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+
+    # Late, so that --help and a wrong key answer at once: these import torch and diffusers.
+    from rich.console import Console
+
+    from glc_ray.backbones.registry import facts
+    from glc_ray.estimate.build import estimate
+    from glc_ray.estimate.measure import measure as take_measurement
+    from glc_ray.estimate.show import show
+    from glc_ray.estimate.work import steps_of
+    from glc_ray.job import build_job, warn_of_unknown_words
+
+    job = build_job(spec, from_command_line(prompts), seed)
+    warn_of_unknown_words(job)
+    steps = steps_of(job, facts(job.pipeline.model))
+    measurement = take_measurement(job, steps, on_batch=_tell) if measure else None
+    result = estimate(job, seconds_per_window=seconds_per_forward, measurement=measurement)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2))
+    else:
+        show(result, steps[0].plan, Console())
+
+
+def _check(measure: bool, seconds_per_forward: float | None) -> None:
+    if seconds_per_forward is None:
+        return
+    if measure:
+        raise UserError(
+            f"--seconds-per-forward {seconds_per_forward:g} and --measure: both say how long a "
+            "forward takes; give one of them"
+        )
+    if not 0 < seconds_per_forward < float("inf"):
+        raise UserError(
+            f"--seconds-per-forward {seconds_per_forward:g}: must be above 0; give the seconds "
+            "that a guided forward of one window takes, for example --seconds-per-forward 4.5"
+        )
+
+
+def _tell(done: int, total: int) -> None:
+    click.echo(f"\rtimed {done} of {total} kinds of batch", nl=done == total, err=True)
+
+
+if __name__ == "__main__":
+    main()
