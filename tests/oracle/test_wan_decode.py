@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,17 @@ from glc_ray.backbones.wan_vae import WanFrameDecoder
 from glc_ray.config import DecodeSpec, ModelSpec
 from glc_ray.media.decode import stream_decode, stream_pixels
 from glc_ray.protocols import UserError
+from glc_ray.sampler import torch_threads
 from tests.tiny_wan import tiny_vae
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny convolutions gain nothing from more, and wait for each other on a busy machine."""
+    with torch_threads(1):
+        yield
 
 
 def make_vae(**options: Any) -> AutoencoderKLWan:
