@@ -138,7 +138,7 @@ def main(
       python -m glc_ray.render \\
           --prompt "0: a red ball rolls over the meadow at day" \\
           --prompt "73: a red ball rolls over the sea at night"
-      python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/renders
+      python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/out
       ray job submit -- python -m glc_ray.render --pipeline cogvideox-2b \\
           --prompt "waves on a beach" --num-frames 289 --output s3://bucket/out
 

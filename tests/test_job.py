@@ -5,18 +5,30 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from glc_ray.config import VideoJob
-from glc_ray.job import build_job, video_name, warn_of_unknown_words
+from glc_ray.backbones import registry
+from glc_ray.config import TimedPrompt, VideoJob
+from glc_ray.job import (
+    build_job,
+    check_capabilities,
+    video_name,
+    warn_of_mixed_prompts,
+    warn_of_unknown_words,
+)
+from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
-from glc_ray.protocols import UserError
+from glc_ray.prompts import PromptLike
+from glc_ray.protocols import Capability, UserError
+
+TIMELINE = [(0, "a red ball at day"), (73, "a red ball at night")]
 
 
 def message(
-    *overrides: tuple[str, object], prompt: str | None = "a red ball", seed: int = 0
+    *overrides: tuple[str, object], prompt: PromptLike | None = "a red ball", seed: int = 0
 ) -> str:
     with pytest.raises(UserError) as error:
         build_job(load_pipeline("toyworld", overrides), prompt, seed)
@@ -135,8 +147,136 @@ def test_model_of_an_unsupported_kind(tiny_model: Callable[[str], Path], tmp_pat
     assert "CogVideoX 1.5 (patch_size_t) is not supported" in message(("model.path", str(folder)))
 
 
-def job(prompt: str) -> VideoJob:
-    return build_job(load_pipeline("toyworld"), prompt, 0)
+@pytest.mark.parametrize(
+    ("overrides", "capability", "text"),
+    [
+        (
+            [],
+            "anchor_attention",
+            "glc.abam: toyworld has no anchor attention; use --set glc.abam=false",
+        ),
+        (
+            [("method", "direct")],
+            "long_clips",
+            "--method direct: needs one forward over the whole video, and toyworld has positions "
+            "for its native clip only; use glc, gen_l_video or freenoise",
+        ),
+        (
+            [("method", "freelong")],
+            "spectral_attention",
+            "--method freelong: needs attention that toyworld does not give; use glc, gen_l_video "
+            "or freenoise",
+        ),
+        (
+            [("method", "freenoise"), ("freenoise.level", "attention")],
+            "windowed_attention",
+            "freenoise.level = 'attention': toyworld adds positions at its input, so windows "
+            "cannot have their own within attention; use auto or prediction",
+        ),
+    ],
+)
+def test_what_the_model_cannot_do(
+    overrides: list[tuple[str, object]], capability: Capability, text: str
+) -> None:
+    """The method of a real job says what it requires; the model is told to be unable."""
+    spec = load_pipeline("toyworld", overrides)
+    facts = registry.facts(spec.model)
+    method = methods.create(VideoJob(prompt="x", pipeline=spec), facts)
+    assert capability in method.requires
+    unable = replace(facts, capabilities=method.requires - {capability})
+    with pytest.raises(UserError) as error:
+        check_capabilities(spec, method.requires, unable)
+    assert str(error.value) == text
+
+
+def test_a_switch_that_is_off_asks_nothing_of_the_model() -> None:
+    spec = load_pipeline("toyworld", [("glc.abam", False)])
+    facts = replace(registry.facts(spec.model), capabilities=frozenset())
+    method = methods.create(VideoJob(prompt="x", pipeline=spec), facts)
+    check_capabilities(spec, method.requires, facts)
+    assert method.requires == frozenset()
+
+
+def test_windows_within_attention_where_positions_are_at_the_input() -> None:
+    text = message(("method", "freenoise"), ("freenoise.level", "attention"))
+    assert text.startswith("freenoise.level = 'attention': toyworld adds positions at its input")
+
+
+def job(prompt: PromptLike, *overrides: tuple[str, object]) -> VideoJob:
+    return build_job(load_pipeline("toyworld", overrides), prompt, 0)
+
+
+def test_a_timeline_is_kept_as_data_and_as_one_line_for_people() -> None:
+    made = job(TIMELINE)
+    assert [(prompt.at_frame, prompt.text) for prompt in made.timeline] == TIMELINE
+    assert made.prompt == "0: a red ball at day | 73: a red ball at night"
+    again = VideoJob.model_validate_json(made.model_dump_json())
+    assert again == made
+    assert again.specification_hash == made.specification_hash
+
+
+def test_a_timeline_of_one_prompt_is_the_prompt() -> None:
+    plain = job("a red ball")
+    assert job([(0, " a red ball ")]) == plain
+    assert plain.prompts == ()
+    in_file = load_pipeline(
+        "toyworld", [("prompt", None), ("prompts", [{"at_frame": 0, "text": "a red ball"}])]
+    )
+    assert build_job(in_file, None, 0).specification_hash == plain.specification_hash
+    alone = plain.model_copy(update={"prompts": (TimedPrompt(at_frame=0, text="a red ball"),)})
+    assert alone.specification_hash == plain.specification_hash
+
+
+def test_other_frames_other_texts_and_other_transitions_are_other_videos() -> None:
+    hashes = {
+        made.specification_hash
+        for made in (
+            job("a red ball at day"),
+            job(TIMELINE),
+            job([TIMELINE[0], (72, TIMELINE[1][1])]),
+            job([TIMELINE[0], (73, "a blue box at night")]),
+            job([TIMELINE[0], (73, TIMELINE[0][1])]),
+            job(TIMELINE, ("sampling.transition_frames", 0)),
+            # The line for people does not stand for the timeline.
+            job("0: a red ball at day | 73: a red ball at night"),
+        )
+    }
+    assert len(hashes) == 7
+
+
+def test_a_frame_beyond_the_video_is_found_before_the_model_is_looked_at() -> None:
+    text = message(("model.path", "/nowhere"), prompt=[(0, "a"), (145, "b")])
+    assert text.startswith("--prompt '145: b': the video has 145 frames, 0 to 144; ")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "overrides", "warned"),
+    [
+        (TIMELINE, [], False),
+        ("a red ball", [("method", "direct")], False),
+        (TIMELINE, [("method", "direct")], True),
+        (TIMELINE, [("method", "freelong")], True),
+        (TIMELINE, [("method", "freenoise")], False),
+        (TIMELINE, [("glc.local_path", False)], True),
+        ([(frame, f"ball {frame}") for frame in range(0, 145, 12)], [], True),
+    ],
+)
+def test_a_timeline_that_no_window_can_follow_gets_a_warning(
+    prompt: PromptLike,
+    overrides: list[tuple[str, object]],
+    warned: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = job(prompt, *overrides)
+    warn_of_mixed_prompts(made)
+    expected = f"--method {made.pipeline.method}: every window spans several prompts, so every "
+    assert (expected in caplog.text) == warned
+    assert ("windows of 25 frames" in caplog.text) == warned
+
+
+def test_unknown_words_of_every_prompt_of_a_timeline(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_unknown_words(job([(0, "a red zebra"), (73, "a zebra and a dragon")]))
+    assert "toyworld does not know 'zebra', 'and', 'dragon'. The words" in caplog.text
 
 
 def test_unknown_words_get_a_warning_that_lists_the_known_ones(
@@ -168,6 +308,12 @@ def test_names_say_what_is_in_the_file_and_never_leave_the_folder(prompt: str, s
     made = job(prompt)
     suffix = made.specification_hash[:8]
     assert video_name(made) == (f"{slug}-{suffix}" if slug else suffix)
+
+
+def test_the_name_of_a_timeline_begins_with_its_first_prompt() -> None:
+    made = job(TIMELINE)
+    suffix = made.specification_hash[:8]
+    assert video_name(made) == f"0-a-red-ball-at-day-73-a-red-ball-at-night-{suffix}"
 
 
 def test_another_model_under_the_same_path_is_another_video(
