@@ -10,13 +10,22 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION = 2
 """Part of every specification hash; raised when the same specification gives other bits."""
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0)]
+
+
+def _on_off(value: Any) -> Any:
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+OnOff = BeforeValidator(_on_off)
+"""For choices that are called on and off: YAML takes the bare words for true and false."""
 
 
 class _Spec(BaseModel):
@@ -61,6 +70,26 @@ class ModelSpec(_Spec):
     """Width in pixels; none is what the model's files say (Wan's do not)."""
 
 
+_STEP_CACHES = (
+    "faster_cache",
+    "first_block_cache",
+    "mag_cache",
+    "pyramid_attention_broadcast",
+    "sea_cache",
+    "taylorseer_cache",
+)
+_STEP_CACHE = (
+    "diffusers' caches keep features of the last forward within the transformer, for the same clip "
+    "one step later; here windows move at every step and go to whichever worker is free, so a "
+    "window would get another's features, and the video would depend on the number of workers; "
+    "use off"
+)
+_TEXT_CACHE = (
+    "diffusers' text cache tells prompts apart by where they lie in memory, where another window's "
+    "may lie next, and serves NucleusMoE's transformer alone; use off"
+)
+
+
 class OptimizeSpec(_Spec):
     """Memory and speed options that diffusers has, for the denoising model."""
 
@@ -68,12 +97,21 @@ class OptimizeSpec(_Spec):
     """torch.compile of the transformer's repeated blocks."""
     attention_backend: str | None = None
     """One of diffusers' attention backends; none is torch's own choice."""
-    group_offload: Literal["off", "block_level", "leaf_level"] = "off"
+    group_offload: Annotated[Literal["off", "block_level", "leaf_level"], OnOff] = "off"
     """Keep weights in main memory and bring them to the device group by group."""
-    layerwise_casting: Literal["off", "float8_e4m3fn", "float8_e5m2"] = "off"
+    layerwise_casting: Annotated[Literal["off", "float8_e4m3fn", "float8_e5m2"], OnOff] = "off"
     """Store weights in 8 bits and compute in model.dtype."""
-    cache: Literal["off"] = "off"
+    cache: Annotated[Literal["off"], OnOff] = "off"
     """Reuse of features from step to step: off is the only choice that is right with windows."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _refuse_caches(cls, value: Any) -> Any:
+        if value == "text_kv_cache":
+            raise PydanticCustomError("cache", _TEXT_CACHE)
+        if value in _STEP_CACHES:
+            raise PydanticCustomError("cache", _STEP_CACHE)
+        return value
 
 
 class VideoSpec(_Spec):
@@ -232,7 +270,7 @@ class FuseSpec(_Spec):
 class DecodeSpec(_Spec):
     """VAE decode."""
 
-    tiling: Literal["auto", "on", "off"] = "auto"
+    tiling: Annotated[Literal["auto", "on", "off"], OnOff] = "auto"
     """on decodes pictures larger than one tile in tiles, as diffusers does, off never does; auto
     does so where the VAE's tiles make up the picture without gaps."""
     tile_height: Count | None = None

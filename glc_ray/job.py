@@ -73,6 +73,18 @@ def check_capabilities(
     """Refuse a method or an option that the model's backbone cannot follow."""
     for capability in sorted(requires - facts.capabilities):
         raise UserError(_INCAPABLE[capability].format(name=pipeline.name, method=pipeline.method))
+    sampling = pipeline.sampling
+    if sampling.dynamic_guidance and "dynamic_guidance" not in facts.capabilities:
+        raise UserError(
+            f"sampling.dynamic_guidance = True: {pipeline.name} was not made for guidance that "
+            "changes with the timestep; leave the key out"
+        )
+    if sampling.guidance_scale_2 is not None and "second_guidance" not in facts.capabilities:
+        raise UserError(
+            f"sampling.guidance_scale_2 = {sampling.guidance_scale_2:g}: {pipeline.name} has one "
+            "transformer; use sampling.guidance_scale"
+        )
+    registry.check_optimize(pipeline)
 
 
 def check_length(pipeline: PipelineSpec, facts: ModelFacts) -> None:

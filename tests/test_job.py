@@ -141,10 +141,14 @@ def test_hub_model_that_cannot_be_had() -> None:
 
 def test_model_of_an_unsupported_kind(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(tiny_model("sincos"), folder)
+    shutil.copytree(tiny_model("1.5"), folder)
     config = folder / "transformer" / "config.json"
-    config.write_text(config.read_text().replace('"patch_size_t": null', '"patch_size_t": 2'))
-    assert "CogVideoX 1.5 (patch_size_t) is not supported" in message(("model.path", str(folder)))
+    config.write_text(config.read_text().replace('"ofs_embed_dim": null', '"ofs_embed_dim": 8'))
+    assert message(("model.path", str(folder))) == (
+        f"model.path = '{folder}': an image-to-video model (ofs_embed_dim = 8 in "
+        "transformer/config.json), which is not supported; use a text-to-video model such as "
+        "THUDM/CogVideoX-5b or THUDM/CogVideoX1.5-5B"
+    )
 
 
 @pytest.mark.parametrize(

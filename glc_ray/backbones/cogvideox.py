@@ -20,6 +20,7 @@ from glc_ray.backbones.cogvideox_vae import (
 )
 from glc_ray.backbones.guided import GuidedModel
 from glc_ray.backbones.loading import load_transformer
+from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
 from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
 
@@ -34,34 +35,99 @@ def facts(model: ModelSpec) -> ModelFacts:
     model_folder.check_class(folder, "CogVideoXPipeline", model)
     transformer = model_folder.read_config(folder, "transformer")
     vae = model_folder.read_config(folder, "vae")
-    if transformer.get("patch_size_t") is not None:
-        raise UserError(
-            f"model.path = {model.path!r}: CogVideoX 1.5 (patch_size_t) is not supported; "
-            "use a CogVideoX 1.0 model such as THUDM/CogVideoX-2b or THUDM/CogVideoX-5b"
-        )
-    capabilities: set[Capability] = {"anchor_attention", "dynamic_guidance", "spectral_attention"}
+    _check_kind(transformer, model)
+    capabilities: set[Capability] = {
+        "anchor_attention",
+        "dynamic_guidance",
+        "long_clips",
+        "spectral_attention",
+    }
     if transformer.get("use_rotary_positional_embeddings"):
         capabilities.add("windowed_attention")
-    if not transformer.get("use_learned_positional_embeddings"):
-        capabilities.add("long_clips")
     spatial_ratio = 2 ** (len(vae["block_out_channels"]) - 1)
     temporal_ratio = int(vae["temporal_compression_ratio"])
+    patch_size_t = transformer.get("patch_size_t") or 1
+    clip_frames = model.clip_frames or transformer["sample_frames"]
+    if (clip_frames - 1) % temporal_ratio:
+        below = (clip_frames - 1) // temporal_ratio * temporal_ratio + 1
+        raise UserError(
+            f"model.clip_frames = {clip_frames}: must be {temporal_ratio}k+1; the nearest are "
+            f"{below} and {below + temporal_ratio}"
+        )
+    window_size = (clip_frames - 1) // temporal_ratio + 1
+    height, width = (
+        getattr(model, side) or transformer[f"sample_{side}"] * spatial_ratio
+        for side in ("height", "width")
+    )
+    _check_size(model, transformer, spatial_ratio)
     return ModelFacts(
-        window_size=(transformer["sample_frames"] - 1) // temporal_ratio + 1,
+        # Whole patches in time, as diffusers' pipeline pads them: in front.
+        window_size=window_size + -window_size % patch_size_t,
         temporal_ratio=temporal_ratio,
         spatial_ratio=spatial_ratio,
         latent_channels=transformer["in_channels"],
-        height=transformer["sample_height"] * spatial_ratio,
-        width=transformer["sample_width"] * spatial_ratio,
+        height=height,
+        width=width,
         odd_latent_frames=True,
+        # To the VAE's odd number one is missing to patches of two, always.
+        leading_latent_frames=patch_size_t - 1,
         capabilities=frozenset(capabilities),
         vocabulary=model_folder.vocabulary(folder),
     )
 
 
+def _check_kind(transformer: dict[str, Any], model: ModelSpec) -> None:
+    """Refuse transformers that are more than text to video, or have other patches."""
+    patch_size_t = transformer.get("patch_size_t")
+    if patch_size_t not in (None, 1, 2):
+        raise UserError(
+            f"model.path = {model.path!r}: patches span {patch_size_t} latent frames "
+            "(patch_size_t), and 1 or 2 are supported; use THUDM/CogVideoX-5b or "
+            "THUDM/CogVideoX1.5-5B"
+        )
+    for_images = (
+        ("ofs_embed_dim", transformer.get("ofs_embed_dim")),
+        ("in_channels", transformer["in_channels"] != transformer["out_channels"]),
+        (
+            "use_learned_positional_embeddings",
+            transformer.get("use_learned_positional_embeddings"),
+        ),
+    )
+    for key, is_set in for_images:
+        if is_set:
+            raise UserError(
+                f"model.path = {model.path!r}: an image-to-video model ({key} = "
+                f"{transformer[key]!r} in transformer/config.json), which is not supported; use a "
+                "text-to-video model such as THUDM/CogVideoX-5b or THUDM/CogVideoX1.5-5B"
+            )
+
+
+def _check_size(model: ModelSpec, transformer: dict[str, Any], spatial_ratio: int) -> None:
+    """Refuse sizes that are no whole patches, or larger than the positions go."""
+    step = spatial_ratio * transformer["patch_size"]
+    for side in ("height", "width"):
+        pixels = getattr(model, side)
+        if pixels is None:
+            continue
+        if pixels % step:
+            below = pixels // step * step
+            nearest = f"{below} and {below + step}" if below else f"{step}"
+            raise UserError(
+                f"model.{side} = {pixels}: must be a multiple of {step} pixels; the nearest are "
+                f"{nearest}"
+            )
+        largest = transformer[f"sample_{side}"] * spatial_ratio
+        # The rotary positions of CogVideoX 1.5 are cut out of those of the largest size.
+        if transformer.get("patch_size_t") and pixels > largest:
+            raise UserError(
+                f"model.{side} = {pixels}: this model has positions for {largest} pixels; give no "
+                "more than that"
+            )
+
+
 def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     """Refuse decode options that the model's VAE cannot follow (UserError)."""
-    check_tiling(model_folder.resolve(model, weights=False), decode.tiling)
+    check_tiling(model_folder.resolve(model, weights=False), decode)
 
 
 def frame_decoder(
@@ -72,7 +138,7 @@ def frame_decoder(
         model_folder.resolve(model),
         dtype=getattr(torch, model.dtype),
         device=device,
-        tiling=decode.tiling,
+        decode=decode,
     )
 
 
@@ -93,8 +159,11 @@ class CogVideoXBackbone(GuidedModel):
             self._folder,
             "transformer",
             dtype=self.dtype,
-            device=device,
+            device=weights_device(pipeline.optimize, device),
         )
+        # diffusers names no blocks of this class.
+        self.transformer._repeated_blocks = ["CogVideoXBlock"]
+        optimize(self.transformer, pipeline.optimize, device, self.dtype)
         install(self.transformer, self.control)
 
     @torch.inference_mode()

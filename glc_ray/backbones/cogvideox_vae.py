@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 from types import MethodType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
+from glc_ray.config import DecodeSpec
 from glc_ray.protocols import TileAxis, TileGeometry, UserError
 
-Tiling: TypeAlias = Literal["auto", "on", "off"]
+_TILE_KEYS = ("tile_height", "tile_width", "tile_overlap")
 
 
 class CogVideoXFrameDecoder:
@@ -66,7 +67,7 @@ def load_frame_decoder(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    tiling: Tiling = "auto",
+    decode: DecodeSpec,
 ) -> CogVideoXFrameDecoder:
     """Load the VAE alone.
 
@@ -74,9 +75,9 @@ def load_frame_decoder(
         folder: a model in diffusers' format or a hub id; only ``vae/`` is read, safetensors only.
         dtype: precision of weights and activations.
         device: where it decodes.
-        tiling: ``off`` decodes whole pictures; ``on`` and ``auto`` decode pictures larger than
-            one tile in tiles, where the VAE's tiles make up the picture without gaps
-            (`check_tiling` refuses ``on`` where they do not).
+        decode: tiles, if any: ``tiling`` off decodes whole pictures; on and auto decode pictures
+            larger than one tile in tiles, where these make up the picture without gaps
+            (`check_tiling` refuses ``on`` and tiles of the user's own where they do not).
 
     """
     vae = AutoencoderKLCogVideoX.from_pretrained(
@@ -84,25 +85,58 @@ def load_frame_decoder(
     ).to(device)
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         _convolve_with_onednn(vae.decoder)
-    return CogVideoXFrameDecoder(vae, tiling=tiling != "off" and _makes_up_picture(vae))
+    _set_tiles(vae, decode)
+    return CogVideoXFrameDecoder(vae, tiling=decode.tiling != "off" and _makes_up_picture(vae))
 
 
-def check_tiling(folder: str | PathLike[str], tiling: Tiling) -> None:
-    """Find out from the VAE's configuration whether it can decode in tiles.
+def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
+    """Find out from the VAE's configuration whether it can decode in the tiles asked for.
 
     Raises:
-        UserError: ``on`` for a VAE whose tiles do not make up a picture.
+        UserError: tiles that do not make up a picture where ``tiling`` is on or their size is
+            given; a size where ``tiling`` is off.
     """
+    given = [key for key in _TILE_KEYS if getattr(decode, key) is not None]
+    if given and decode.tiling == "off":
+        raise UserError(
+            f"decode.{given[0]} = {getattr(decode, given[0])}: there are no tiles with "
+            "decode.tiling = 'off'; use 'auto' or leave the key out"
+        )
+    if not given and decode.tiling != "on":
+        return
     with torch.device("meta"):
         vae = AutoencoderKLCogVideoX.from_config(
             AutoencoderKLCogVideoX.load_config(folder, subfolder="vae")
         )
-    if tiling == "on" and not _makes_up_picture(vae):
+    _set_tiles(vae, decode)
+    if _makes_up_picture(vae):
+        return
+    size = f"tiles of {vae.tile_sample_min_height} x {vae.tile_sample_min_width} pixels"
+    if not given:
         raise UserError(
-            f"decode.tiling = 'on': tiles of {vae.tile_sample_min_height} x "
-            f"{vae.tile_sample_min_width} pixels (half of the VAE's sample_height and "
-            f"sample_width) do not make up a picture for {folder}; use 'off' or 'auto'"
+            f"decode.tiling = 'on': {size} (half of the VAE's sample_height and sample_width) do "
+            f"not make up a picture for {folder}; use 'off' or 'auto', or give decode.tile_height, "
+            "decode.tile_width and decode.tile_overlap"
         )
+    tiles, ratio = tile_geometry(vae), _spatial_ratio(vae)
+    raise UserError(
+        f"decode.{given[0]} = {getattr(decode, given[0])}: {size} do not make up a picture: with "
+        f"this overlap each gives {tiles.height.limit} x {tiles.width.limit} pixels of it, but "
+        f"the next starts {tiles.height.latent_stride * ratio} x "
+        f"{tiles.width.latent_stride * ratio} further on; sides and overlaps must be multiples of "
+        f"{ratio} pixels, for example decode.tile_height = decode.tile_width = {4 * ratio} with "
+        "decode.tile_overlap = 0.25"
+    )
+
+
+def _set_tiles(vae: AutoencoderKLCogVideoX, decode: DecodeSpec) -> None:
+    """The user's tiles in place of the VAE's own, by key."""
+    vae.enable_tiling(
+        decode.tile_height, decode.tile_width, decode.tile_overlap, decode.tile_overlap
+    )
+    if decode.tile_overlap is not None:
+        # enable_tiling takes 0 for "as before".
+        vae.tile_overlap_factor_height = vae.tile_overlap_factor_width = decode.tile_overlap
 
 
 def _convolve_with_onednn(module: nn.Module) -> None:
@@ -152,6 +186,10 @@ def _makes_up_picture(vae: AutoencoderKLCogVideoX) -> bool:
     Small tiles do not (integers are rounded down on the way): a picture of 64 x 96 pixels comes
     out of ``tiled_decode`` as 70 x 110 where a tile is 32 x 48.
     """
-    ratio = 2 ** (len(vae.config.block_out_channels) - 1)
+    ratio = _spatial_ratio(vae)
     tiles = tile_geometry(vae)
     return all(axis.limit == axis.latent_stride * ratio for axis in (tiles.height, tiles.width))
+
+
+def _spatial_ratio(vae: AutoencoderKLCogVideoX) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)

@@ -32,6 +32,17 @@ def check_sampling(model: ModelSpec, sampling: SamplingSpec) -> None:
     scheduler.check(model, sampling)
 
 
+def check_optimize(pipeline: PipelineSpec) -> None:
+    """Refuse memory and speed options that the model cannot follow (UserError)."""
+    from glc_ray.backbones import model_folder, optimize
+
+    optimize.check(
+        model_folder.resolve(pipeline.model, weights=False),
+        pipeline.optimize,
+        on_gpu=pipeline.resources.denoisers.num_gpus > 0,
+    )
+
+
 def load_backbone(pipeline: PipelineSpec, device: torch.device) -> Backbone:
     """Load the denoising model of a pipeline onto ``device``."""
     return _adapter(pipeline.model).backbone(pipeline, device)

@@ -11,11 +11,13 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from diffusers.video_processor import VideoProcessor
 
+from glc_ray.backbones import registry
 from glc_ray.backbones.cogvideox_vae import (
     CogVideoXFrameDecoder,
     check_tiling,
     load_frame_decoder,
 )
+from glc_ray.config import DecodeSpec, ModelSpec
 from glc_ray.media.decode import NonFiniteError, stream_decode, stream_pixels
 from glc_ray.protocols import UserError
 
@@ -238,6 +240,10 @@ def test_several_videos_at_once_are_refused():
 
 class TestLoad:
     CPU = torch.device("cpu")
+    DEFAULT = DecodeSpec()
+
+    def load(self, folder, decode=DEFAULT, dtype=torch.float32) -> CogVideoXFrameDecoder:
+        return load_frame_decoder(folder, dtype=dtype, device=self.CPU, decode=decode)
 
     @pytest.fixture
     def folder(self, tmp_path) -> Path:
@@ -245,32 +251,87 @@ class TestLoad:
         return tmp_path
 
     def test_loads_the_vae_of_a_folder(self, folder):
-        decoder = load_frame_decoder(folder, dtype=torch.float32, device=self.CPU)
+        decoder = load_frame_decoder(
+            folder, dtype=torch.float32, device=self.CPU, decode=DecodeSpec()
+        )
         vae = make_vae()
         latents = make_latents(vae, 3, 7, 11)
         expected = vae.tiled_decode(reference_latents(vae, latents)).sample
         torch.testing.assert_close(streamed(decoder, latents), expected, rtol=0, atol=1e-5)
 
     def test_faster_convolutions_are_those_of_diffusers_decode_as_well(self, folder):
-        decoder = load_frame_decoder(folder, dtype=torch.float32, device=self.CPU)
+        decoder = load_frame_decoder(
+            folder, dtype=torch.float32, device=self.CPU, decode=DecodeSpec()
+        )
         vae = decoder._vae
         latents = make_latents(vae, 5, 7, 11)
         expected = vae.tiled_decode(reference_latents(vae, latents)).sample
         assert torch.equal(streamed(decoder, latents), expected)
 
     def test_precision(self, folder):
-        decoder = load_frame_decoder(folder, dtype=torch.bfloat16, device=self.CPU)
+        decoder = load_frame_decoder(
+            folder, dtype=torch.bfloat16, device=self.CPU, decode=DecodeSpec()
+        )
         latents = make_latents(make_vae(), 1, 6, 10)
         assert next(stream_pixels(decoder, latents)).dtype == torch.bfloat16
 
     def test_tiling_can_be_turned_off(self, folder):
-        options = {"dtype": torch.float32, "device": self.CPU}
-        assert load_frame_decoder(folder, **options, tiling="off").tiles is None
-        assert load_frame_decoder(folder, **options, tiling="on").tiles is not None
+        assert self.load(folder, DecodeSpec(tiling="off")).tiles is None
+        assert self.load(folder, DecodeSpec(tiling="on")).tiles is not None
 
     def test_tiles_that_do_not_make_up_a_picture(self, tmp_path):
         make_vae(sample=(32, 48)).save_pretrained(tmp_path / "vae")
-        options = {"dtype": torch.float32, "device": self.CPU}
-        assert load_frame_decoder(tmp_path, **options, tiling="auto").tiles is None
+        assert self.load(tmp_path).tiles is None
         with pytest.raises(UserError, match=r"decode.tiling = 'on': tiles of 16 x 24 pixels"):
-            check_tiling(tmp_path, "on")
+            check_tiling(tmp_path, DecodeSpec(tiling="on"))
+
+    def test_tiles_that_do_not_make_up_a_picture_are_not_in_silence_left_out(self, folder):
+        """48 pixels of a tile, a quarter of which is 12: three latent cells, of 4 pixels each."""
+        check_tiling(folder, DecodeSpec(tile_height=48, tile_width=16, tile_overlap=0.25))
+        with pytest.raises(UserError) as error:
+            check_tiling(folder, DecodeSpec(tile_height=44, tile_width=16, tile_overlap=0.25))
+        assert str(error.value) == (
+            "decode.tile_height = 44: tiles of 44 x 16 pixels do not make up a picture: with this "
+            "overlap each gives 33 x 12 pixels of it, but the next starts 32 x 12 further on; "
+            "sides and overlaps must be multiples of 4 pixels, for example decode.tile_height = "
+            "decode.tile_width = 16 with decode.tile_overlap = 0.25"
+        )
+
+    def test_tile_sizes_without_tiles(self, folder):
+        with pytest.raises(UserError) as error:
+            check_tiling(folder, DecodeSpec(tiling="off", tile_width=16))
+        assert str(error.value) == (
+            "decode.tile_width = 16: there are no tiles with decode.tiling = 'off'; use 'auto' or "
+            "leave the key out"
+        )
+
+    @pytest.mark.parametrize("overlap", [0.25, 0.0])
+    def test_tiles_of_the_users_own(self, folder, overlap):
+        decode = DecodeSpec(tile_height=16, tile_width=32, tile_overlap=overlap)
+        check_tiling(folder, decode)
+        decoder = self.load(folder, decode)
+        vae = decoder._vae
+        latents = make_latents(vae, 3, 6, 9)
+        vae.enable_tiling(16, 32)
+        # Not by enable_tiling, which takes 0 for the default.
+        vae.tile_overlap_factor_height = vae.tile_overlap_factor_width = overlap
+        expected = vae.tiled_decode(reference_latents(vae, latents)).sample
+        assert expected.shape[-2:] == (24, 36)
+        assert torch.equal(streamed(decoder, latents), expected)
+        assert not torch.equal(
+            streamed(CogVideoXFrameDecoder(vae, tiling=False), latents), expected
+        )
+
+    def test_the_embedded_model_decodes_in_tiles_of_the_users_own(self):
+        """Its 64 x 96 pixels are too few for the VAE's own tiles."""
+        own = DecodeSpec(tile_height=32, tile_width=64, tile_overlap=0.25)
+        model = ModelSpec(path="package:toyworld")
+        registry.check_decode(model, own)
+        decoder = registry.load_frame_decoder(model, own, self.CPU)
+        whole = registry.load_frame_decoder(model, DecodeSpec(), self.CPU)
+        assert whole.tiles is None
+        latents = make_latents(decoder._vae, 1, 8, 12)
+        expected = decoder._vae.tiled_decode(reference_latents(decoder._vae, latents)).sample
+        assert expected.shape[-2:] == (64, 96)
+        assert torch.equal(streamed(decoder, latents), expected)
+        assert streamed(whole, latents).shape == expected.shape
