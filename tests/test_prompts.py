@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,6 +141,18 @@ def test_mistakes_of_a_pipeline(asked: list[tuple[int, str]], text: str) -> None
 
 def test_the_last_frame_may_have_a_prompt_of_its_own() -> None:
     assert command_line("0: a", "144: b") == [(0, "a"), (144, "b")]
+
+
+def test_the_examples_are_what_they_say() -> None:
+    expected = [
+        (0, "a red ball rolls over the meadow at day"),
+        (73, "a red ball rolls over the sea at night"),
+    ]
+    options = shlex.split(EXAMPLE.removeprefix("; for example "))
+    assert options[::2] == ["--prompt", "--prompt"]
+    assert command_line(*options[1::2]) == expected
+    prompts = yaml.safe_load(YAML_EXAMPLE.removeprefix("; for example "))["prompts"]
+    assert pairs(timeline(pipeline(None, prompts), None)) == expected
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", [], None])
