@@ -98,11 +98,17 @@ def load_frame_decoder(
 
 
 def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
-    """Find out from the VAE's configuration whether it can decode in such tiles.
+    """Find out from the VAE's configuration whether it can decode in the tiles asked for.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot, or ``tiling`` is off.
     """
+    for key in ("tile_height", "tile_width", "tile_overlap"):
+        if decode.tiling == "off" and (value := getattr(decode, key)) is not None:
+            raise UserError(
+                f"decode.{key} = {value}: there are no tiles with decode.tiling = 'off'; use "
+                "'auto' or leave the key out"
+            )
     with torch.device("meta"):
         vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder, subfolder="vae"))
     _set_tiles(vae, decode)

@@ -176,7 +176,7 @@ class TestTiles:
         assert (tiles.height.blend_extent, tiles.height.limit) == (64, 192)
 
     def test_tiling_can_be_turned_off(self, model: ModelSpec) -> None:
-        decode = DecodeSpec(tiling="off", tile_height=7)
+        decode = DecodeSpec(tiling="off")
         registry.check_decode(model, decode)
         assert registry.load_frame_decoder(model, decode, CPU).tiles is None
 
@@ -215,9 +215,14 @@ class TestTiles:
                 "must be a multiple of 8, the pixels of a latent cell; the nearest overlap is "
                 "0.3125",
             ),
+            (
+                {"tiling": "off", "tile_width": 64},
+                "decode.tile_width = 64: there are no tiles with decode.tiling = 'off'; use "
+                "'auto' or leave the key out",
+            ),
         ],
     )
-    def test_tiles_that_leave_gaps_are_refused(
+    def test_tiles_that_cannot_be_are_refused(
         self, model: ModelSpec, options: dict[str, Any], text: str
     ) -> None:
         with pytest.raises(UserError) as error:
