@@ -9,13 +9,7 @@ from torch import Tensor
 
 from glc_ray.config import FreeNoiseSpec
 from glc_ray.core.noise import check_chunk, shuffled_noise
-from glc_ray.core.windows import (
-    check_clip,
-    check_stride,
-    global_windows,
-    local_windows,
-    triangle_weights,
-)
+from glc_ray.core.windows import check_clip, global_windows, local_windows, triangle_weights
 from glc_ray.protocols import (
     Capability,
     ModelFacts,
@@ -61,8 +55,8 @@ class FreeNoise:
         stride = options.stride if window_size >= _SHORT else min(options.stride, window_size)
         self._window_size = window_size
         self._chunk = min(_SHORT, window_size) if options.chunk is None else options.chunk
-        check_stride(stride, window_size)
         check_chunk(self._chunk, window_size)
+        # At either level: so lengths and strides that do not fit are refused here.
         windows = local_windows(
             num_latent_frames, window_size, stride, weights=triangle_weights(window_size)
         )

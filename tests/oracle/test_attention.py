@@ -75,11 +75,11 @@ def pipeline_latents(job: VideoJob) -> Tensor:
 
 @POSITIONS
 @GUIDANCE
-@pytest.mark.parametrize("num_frames", [9, 17, 33])
+@pytest.mark.parametrize("num_frames", [9, 33])
 def test_direct_equals_diffusers_pipeline_at_any_length(
     tiny_model: Callable[[str], FilePath], positions: str, guidance_scale: float, num_frames: int
 ) -> None:
-    """3, 5 and 9 latent frames of a model whose window is 3."""
+    """3 and 9 latent frames of a model whose window is 3."""
     guidance = ("sampling.guidance_scale", guidance_scale)
     job = job_of(tiny_model(positions), num_frames, ("method", "direct"), guidance)
     assert torch.equal(sample_job(job, denoiser_of(job)), pipeline_latents(job))
@@ -117,7 +117,7 @@ def test_freelong_is_the_models_own_attention_at_its_two_limits(
     latents = latents_of(denoiser, 33)
     stock = predict(denoiser, latents, None)
     assert latents.shape[1] == 9
-    for radius in (8, 9, 100):
+    for radius in (8, 100):
         everywhere = predict(denoiser, latents, SpectralAttention(radius, 0.25))
         torch.testing.assert_close(everywhere, stock, rtol=0, atol=5e-6)
     unfiltered = predict(denoiser, latents, SpectralAttention(1, 1e9))
