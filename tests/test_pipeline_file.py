@@ -67,8 +67,9 @@ def test_unknown_method_names_the_known_ones() -> None:
 
 
 def test_unknown_pipeline_names_the_known_ones() -> None:
+    assert {"cogvideox-2b", "toyworld"} <= set(pipeline_names())
     assert message("toyword") == (
-        "--pipeline toyword: unknown pipeline; the known ones are cogvideox-2b, toyworld; "
+        f"--pipeline toyword: unknown pipeline; the known ones are {', '.join(pipeline_names())}; "
         "or give the path of a .yaml file"
     )
 
