@@ -111,9 +111,9 @@ def _check_size(model: ModelSpec, transformer: dict[str, Any], spatial_ratio: in
             continue
         if pixels % step:
             below = pixels // step * step
-            nearest = f"{below} and {below + step}" if below else f"{step}"
+            nearest = f"are {below} and {below + step}" if below else f"is {step}"
             raise UserError(
-                f"model.{side} = {pixels}: must be a multiple of {step} pixels; the nearest are "
+                f"model.{side} = {pixels}: must be a multiple of {step} pixels; the nearest "
                 f"{nearest}"
             )
         largest = transformer[f"sample_{side}"] * spatial_ratio
