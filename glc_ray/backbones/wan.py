@@ -19,9 +19,10 @@ from glc_ray.backbones import model_folder
 from glc_ray.backbones.attention import AttentionMode
 from glc_ray.backbones.guided import GuidedModel
 from glc_ray.backbones.loading import load_transformer
+from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.backbones.wan_attention import install
 from glc_ray.backbones.wan_vae import WanFrameDecoder, check_tiling, load_frame_decoder
-from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
+from glc_ray.config import DecodeSpec, ModelSpec, OptimizeSpec, PipelineSpec
 from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
 
 _MAX_SEQUENCE_LENGTH = 512
@@ -93,15 +94,22 @@ class WanBackbone(GuidedModel):
             num_videos=pipeline.resources.coordinators.count,
         )
         self._folder = model_folder.resolve(model, weights=device.type != "meta")
-        self.transformer = self._load("transformer")
+        self.transformer = self._load("transformer", pipeline.optimize)
         self.transformer_2 = (
-            None if self.facts.low_noise_below is None else self._load("transformer_2")
+            None
+            if self.facts.low_noise_below is None
+            else self._load("transformer_2", pipeline.optimize)
         )
 
-    def _load(self, part: str) -> Any:
+    def _load(self, part: str, options: OptimizeSpec) -> Any:
         transformer = load_transformer(
-            WanTransformer3DModel, self._folder, part, dtype=self.dtype, device=self.device
+            WanTransformer3DModel,
+            self._folder,
+            part,
+            dtype=self.dtype,
+            device=weights_device(options, self.device),
         )
+        optimize(transformer, options, self.device, self.dtype)
         install(transformer, self.control)
         return transformer
 

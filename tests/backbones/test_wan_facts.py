@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.pipelines.wan.pipeline_wan import EXAMPLE_DOC_STRING
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.backbones.wan import WanBackbone
 from glc_ray.config import ModelSpec, PipelineSpec
+from glc_ray.job import build_job
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 
 TinyWan = Callable[[str], Path]
@@ -202,3 +205,39 @@ def test_shapes_alone_need_no_weights(tiny_wan: TinyWan, kind: str) -> None:
     for timestep in (999, 10):
         output = backbone.guided(clips, timestep, text, 5.0, None)
         assert (output.shape, output.device.type) == (clips.shape, "meta")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"),
+    [
+        ("wan2.1-1.3b", "one", (1, 61, 16, 60, 104)),
+        ("wan2.1-14b", "one", (1, 61, 16, 90, 160)),
+        ("wan2.2-a14b", "two", (1, 61, 16, 90, 160)),
+    ],
+)
+def test_the_pipelines_fit_models_of_their_kind(
+    tiny_wan: TinyWan, name: str, kind: str, shape: tuple[int, ...]
+) -> None:
+    pipeline = load_pipeline(name, [("model.path", str(tiny_wan(kind)))])
+    job = build_job(pipeline, "a red ball", seed=0)
+    facts = registry.facts(job.pipeline.model)
+    assert facts.window_size == 21
+    assert facts.latents_shape(pipeline.video.num_frames) == shape
+    assert pipeline.sampling.negative_prompt in EXAMPLE_DOC_STRING
+    assert (pipeline.sampling.guidance_scale_2 is None) == (kind == "one")
+
+
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_every_transformer_is_optimized(tiny_wan: TinyWan, kind: str) -> None:
+    optimize = {"layerwise_casting": "float8_e4m3fn"}
+    pipeline = PipelineSpec(name="tiny", model=spec(tiny_wan(kind)), optimize=optimize)
+    backbone = WanBackbone(pipeline, torch.device("cpu"))
+    for transformer in (backbone.transformer, backbone.transformer_2):
+        if transformer is not None:
+            assert transformer.blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn
+            assert transformer.dtype == torch.float32, "in which it computes"
+    clips = torch.zeros((1, 3, 16, 4, 6))
+    text = {"prompt_embeds": torch.zeros((1, 2, 512, 16))}
+    with torch.inference_mode():
+        for timestep in (999, 10):
+            assert backbone.guided(clips, timestep, text, None, None).isfinite().all()
