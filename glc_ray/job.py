@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 _NAME_LENGTH = 60
 _INCAPABLE: dict[Capability, str] = {
     "long_clips": "--method {method}: needs one forward over the whole video, and {name} has "
-    "positions for its native clip only; use glc, gen_l_video or freenoise",
+    "positions for its native clip only; use glc, gen_l_video or freenoise (level prediction)",
     "anchor_attention": "glc.abam: {name} has no anchor attention; use --set glc.abam=false",
     "spectral_attention": "--method {method}: needs attention that {name} does not give; use glc, "
     "gen_l_video or freenoise",

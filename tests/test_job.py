@@ -163,7 +163,7 @@ def test_model_of_an_unsupported_kind(tiny_model: Callable[[str], Path], tmp_pat
             [("method", "direct")],
             "long_clips",
             "--method direct: needs one forward over the whole video, and toyworld has positions "
-            "for its native clip only; use glc, gen_l_video or freenoise",
+            "for its native clip only; use glc, gen_l_video or freenoise (level prediction)",
         ),
         (
             [("method", "freelong")],

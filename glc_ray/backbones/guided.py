@@ -202,7 +202,7 @@ def mixed(prompts: Tensor, weights: tuple[tuple[float, ...], ...]) -> Tensor:
         weights: for each clip, of each prompt; one of weight 1 is taken as it is, bit for bit.
 
     Returns:
-        (N, 2, ...) in float32 or the dtype of ``prompts``, whichever is wider.
+        (N, 2, ...); mixtures are computed in float32, or wider where ``prompts`` are.
     """
     return torch.stack([_mixture(prompts, clip_weights) for clip_weights in weights])
 

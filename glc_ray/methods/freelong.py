@@ -1,33 +1,19 @@
-"""FreeLong: one forward over the whole video, its attention blended by frequency.
-
-Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height, ``W`` width.
-"""
+"""FreeLong: one forward over the whole video, its attention blended by frequency."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from glc_ray.config import FreeLongSpec
 from glc_ray.core.windows import check_clip, global_windows
-from glc_ray.protocols import (
-    Capability,
-    ModelFacts,
-    NoiseSource,
-    Path,
-    SpectralAttention,
-    StepPlan,
-    StepResult,
-)
+from glc_ray.methods.fixed import FixedWindows
+from glc_ray.protocols import ModelFacts, Path, SpectralAttention
 
 
-class FreeLong:
+class FreeLong(FixedWindows):
     """FreeLong (arXiv 2407.19918), a `glc_ray.protocols.Method`.
 
     One window of K frames, in every self-attention layer of which the low frequencies come from
     global attention and the high ones from local attention; plain noise.
     """
-
-    requires: frozenset[Capability] = frozenset({"long_clips", "spectral_attention"})
 
     def __init__(self, *, num_latent_frames: int, facts: ModelFacts, options: FreeLongSpec) -> None:
         """Prepare the one window.
@@ -43,16 +29,7 @@ class FreeLong:
         check_clip(num_latent_frames, facts.max_clip_frames)
         attention = SpectralAttention(radius=options.radius, cutoff=options.cutoff)
         windows = global_windows(num_latent_frames, num_latent_frames)
-        self._path = Path("global", 1.0, windows, attention)
-
-    def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor:
-        """Plain noise z_T (B, K, C, H, W) in float32."""
-        return noise.normal(shape_BFCHW)
-
-    def plan(self, step_index: int, timestep: float) -> StepPlan:
-        """The one window."""
-        return StepPlan(step_index=step_index, timestep=timestep, paths=(self._path,))
-
-    def update(self, result: StepResult) -> Tensor:
-        """z_{t−1} as it is."""
-        return result.prev_sample
+        super().__init__(
+            Path("global", 1.0, windows, attention),
+            requires=frozenset({"long_clips", "spectral_attention"}),
+        )

@@ -10,13 +10,12 @@ from torch import Tensor
 from glc_ray.config import FreeNoiseSpec
 from glc_ray.core.noise import check_chunk, shuffled_noise
 from glc_ray.core.windows import check_clip, global_windows, local_windows, triangle_weights
+from glc_ray.methods.fixed import FixedWindows
 from glc_ray.protocols import (
     Capability,
     ModelFacts,
     NoiseSource,
     Path,
-    StepPlan,
-    StepResult,
     WindowedAttention,
 )
 
@@ -25,7 +24,7 @@ _SHORT = 4
 _ATTENTION_LEVEL: frozenset[Capability] = frozenset({"long_clips", "windowed_attention"})
 
 
-class FreeNoise:
+class FreeNoise(FixedWindows):
     """FreeNoise (arXiv 2310.15169), a `glc_ray.protocols.Method`.
 
     Windows of L frames without shift, weighted 1..m..1 over their positions. At the level
@@ -63,23 +62,14 @@ class FreeNoise:
         if _within_attention(options, facts, num_latent_frames):
             check_clip(num_latent_frames, facts.max_clip_frames)
             whole = global_windows(num_latent_frames, num_latent_frames)
-            self.requires = _ATTENTION_LEVEL
-            self._path = Path("global", 1.0, whole, WindowedAttention(window_size, stride))
+            attention = WindowedAttention(window_size, stride)
+            super().__init__(Path("global", 1.0, whole, attention), requires=_ATTENTION_LEVEL)
         else:
-            self.requires = frozenset()
-            self._path = Path("local", 1.0, windows)
+            super().__init__(Path("local", 1.0, windows))
 
     def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor:
         """Locally shuffled noise z_T (B, K, C, H, W) in float32."""
         return shuffled_noise(shape_BFCHW, self._window_size, noise, chunk_size=self._chunk)
-
-    def plan(self, step_index: int, timestep: float) -> StepPlan:
-        """All windows, or the one that is divided within attention; the same at every step."""
-        return StepPlan(step_index=step_index, timestep=timestep, paths=(self._path,))
-
-    def update(self, result: StepResult) -> Tensor:
-        """z_{t−1} as it is."""
-        return result.prev_sample
 
 
 def _within_attention(options: FreeNoiseSpec, facts: ModelFacts, num_latent_frames: int) -> bool:
