@@ -13,6 +13,8 @@ from glc_ray.backbones import scheduler_choice
 from glc_ray.config import ModelSpec, SamplingSpec
 from glc_ray.protocols import StepResult, UserError
 
+_OLD_X0 = "old_pred_original_sample"
+
 _Result = TypeVar("_Result")
 
 
@@ -52,7 +54,8 @@ def check(model: ModelSpec, sampling: SamplingSpec) -> None:
 class DiffusersScheduler:
     """A `glc_ray.protocols.NoiseScheduler`.
 
-    Between steps it keeps ``_last`` and what the scheduler of diffusers keeps itself.
+    Between steps it keeps ``_last``, where the next step needs it, and what the scheduler of
+    diffusers keeps itself.
     """
 
     def __init__(self, scheduler: Any, num_steps: int, generator: torch.Generator) -> None:
@@ -68,6 +71,7 @@ class DiffusersScheduler:
         self._scheduler = scheduler
         self._is_flow = scheduler_choice.is_flow(scheduler)
         self._accepted = frozenset(inspect.signature(scheduler.step).parameters)
+        self._remembers = _OLD_X0 in self._accepted or hasattr(scheduler, "last_sample")
         self._generator = generator
         self._last: StepResult | None = None
         self.timesteps: tuple[float, ...] = tuple(scheduler.timesteps.tolist())
@@ -90,8 +94,9 @@ class DiffusersScheduler:
             x0 = self._scheduler.model_outputs[-1]
         else:
             x0 = latents - self._noise_level(step_index)[1] * prediction
-        self._last = StepResult(prev_sample, x0, self._signal_scale(step_index))
-        return self._last
+        result = StepResult(prev_sample, x0, self._signal_scale(step_index))
+        self._last = result if self._remembers else None
+        return result
 
     def _follow(self, step_index: int) -> None:
         """Hold a solver's own counter to the loop's; integer timesteps may repeat."""
@@ -106,9 +111,9 @@ class DiffusersScheduler:
         extras: dict[str, Any] = {}
         if "generator" in self._accepted:
             extras["generator"] = self._generator
-        if "old_pred_original_sample" in self._accepted:
+        if _OLD_X0 in self._accepted:
             last = self._last
-            extras["old_pred_original_sample"] = None if last is None else last.pred_original_sample
+            extras[_OLD_X0] = None if last is None else last.pred_original_sample
             extras["timestep_back"] = None if last is None else self.timesteps[step_index - 1]
         return extras
 
@@ -149,6 +154,8 @@ class DiffusersScheduler:
 
 def _set_timesteps(scheduler: Any, num_steps: int) -> None:
     scheduler.set_timesteps(num_steps)
+    if len(scheduler.timesteps) < num_steps:
+        raise ValueError(f"it gives {len(scheduler.timesteps)} timesteps for {num_steps} steps")
     if len(scheduler.timesteps) > num_steps:
         # For some numbers (61, 103, ...) rounding gives one step too many, at timestep -1.
         scheduler.timesteps = scheduler.timesteps[:num_steps]
@@ -185,13 +192,12 @@ def _or_blame(sampling: SamplingSpec, attempt: Callable[[SamplingSpec], _Result]
 
 
 def _culprit(sampling: SamplingSpec, attempt: Callable[[SamplingSpec], object]) -> str | None:
-    """The option with which attempts begin to fail, options added one by one."""
-    tried: dict[str, bool | int | float | str] = {}
-    for key in (None, *sampling.scheduler_options):
-        if key is not None:
-            tried[key] = sampling.scheduler_options[key]
+    """The option with which attempts begin to fail, added one by one; None fails without any."""
+    options = list(sampling.scheduler_options.items())
+    for count, key in enumerate((None, *sampling.scheduler_options)):
+        some = dict(options[:count])
         try:
-            attempt(sampling.model_copy(update={"scheduler_options": dict(tried)}))
+            attempt(sampling.model_copy(update={"scheduler_options": some}))
         except Exception:
             return key
     return None
