@@ -145,7 +145,8 @@ def _check_settings(scheduler: Any, own: Any, options: Options) -> None:
         # Of models whose time runs backwards.
         "invert_sigmas": (False,),
     }
-    for key in allowed.keys() & _settings(type(scheduler)).keys():
+    settings = _settings(type(scheduler))
+    for key in (key for key in allowed if key in settings):
         value = scheduler.config[key]
         if value not in allowed[key]:
             where = f"sampling.scheduler_options.{key}"
