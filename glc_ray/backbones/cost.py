@@ -24,11 +24,17 @@ _WAN_TEXT_TOKENS = 512
 
 @dataclass(frozen=True)
 class _Kind:
-    """A forward is counted once for each of these."""
+    """A forward of one clip is counted once for each of these."""
 
     clip_frames: int
     attention: Attention | None
     is_guided: bool
+
+
+@dataclass(frozen=True)
+class _Count:
+    flops: int
+    video_tokens: int
 
 
 class ModelCost:
@@ -49,7 +55,7 @@ class ModelCost:
         self._backbone = backbone
         self._model = pipeline.model
         _, _, *self._clip_shape = backbone.facts.latents_shape(pipeline.video.num_frames)
-        self._flops: dict[_Kind, int] = {}
+        self._counts: dict[_Kind, _Count] = {}
 
     @property
     def weights_bytes(self) -> int:
@@ -75,12 +81,7 @@ class ModelCost:
         so the blend with an anchor adds nothing. The anchor of ``cache: recompute`` is not one of
         the clips.
         """
-        clip_frames = {len(window.frames) for window in forward.windows}
-        assert len(clip_frames) == 1, "clips of one batch are equally long"
-        kind = _Kind(clip_frames.pop(), forward.attention, forward.guidance_scale is not None)
-        if kind not in self._flops:
-            self._flops[kind] = self._count(replace(forward, windows=forward.windows[:1]))
-        return self._flops[kind] * len(forward.windows)
+        return self._count(forward).flops * len(forward.windows)
 
     def anchor_cache_bytes(self, forward: Forward) -> int:
         """Keys and values that an anchor leaves in a worker's cache, exactly.
@@ -88,59 +89,64 @@ class ModelCost:
         layers x 2 x guidance branches x video tokens x inner_dim x bytes of the dtype.
         """
         mode = RecordAnchor(on_cpu=False)
-        self._guided(forward, mode)
+        with torch.inference_mode():
+            self._backbone.guided(
+                self._clip(forward), forward.timestep, self._text(), forward.guidance_scale, mode
+            )
         return sum(key.nbytes + value.nbytes for key, value in mode.states.values())
 
     def activation_bytes(self, forward: Forward) -> int:
         """An estimate of what a batch's forward needs beside the weights.
 
-        tokens x inner_dim x bytes x (3 + 2 x feed-forward factor): within a block's feed-forward,
-        where most is alive at once, there are the residual stream, its normalised copy, the
-        concatenation of text and video, and the hidden layer before and after its activation. For
-        attention whose scores are never whole in memory, which is torch's on GPUs. Tokens are
-        those of all clips and of the guidance branches that run together.
+        tokens x inner_dim x bytes x (4 + 2 x feed-forward factor): most is alive at once within
+        the feed-forward of a block, where there are the residual stream, the attention's output,
+        the normalised stream, the concatenation of text and video, and the hidden layer before and
+        after its activation. For attention whose scores are never whole in memory, as torch's on
+        GPUs. Tokens are those of all clips, and of guidance branches that run together.
         """
-        self._guided(forward, None)
         config = self._config
         inner_dim = config.num_attention_heads * config.attention_head_dim
         factor = config.get("ffn_dim", 4 * inner_dim) / inner_dim
-        tokens = math.prod(self._backbone.control.grid)
-        clips = len(forward.windows)
-        if _rides_along(forward):
-            clips += 1
+        tokens = self._count(forward).video_tokens
+        clips = len(forward.windows) + _rides_along(forward)
         if self._model.backbone == "cogvideox":
             # Text is part of the sequence, and both branches are one batch.
             tokens += self._text_shape[0]
             clips *= _branches(forward)
-        values = clips * tokens * inner_dim * (3 + 2 * factor)
+        values = clips * tokens * inner_dim * (4 + 2 * factor)
         return round(values) * self._backbone.dtype.itemsize
 
-    def _count(self, forward: Forward) -> int:
-        if isinstance(forward.attention, AnchorAttention):
-            forward = replace(forward, attention=None, anchor=None)
-        text = Conditioning({"prompt_embeds": self._text(1)})
-        with FlopCounterMode(display=False) as counter:
-            self._backbone.predict(
-                self._clips(forward), replace(forward, prompt_weights=((1.0,),)), text
+    def _count(self, forward: Forward) -> _Count:
+        """Of the forward's first clip."""
+        clip_frames = {len(window.frames) for window in forward.windows}
+        assert len(clip_frames) == 1, "clips of one batch are equally long"
+        attention = forward.attention
+        if isinstance(attention, AnchorAttention):
+            # The same matrix products as the model's own.
+            attention = None
+        kind = _Kind(clip_frames.pop(), attention, forward.guidance_scale is not None)
+        if kind not in self._counts:
+            one = replace(
+                forward,
+                windows=forward.windows[:1],
+                prompt_weights=((1.0,),),
+                attention=attention,
+                anchor=None,
             )
-        return counter.get_total_flops()
+            with FlopCounterMode(display=False) as counter:
+                self._backbone.predict(self._clip(forward), one, Conditioning(self._text()))
+            tokens = math.prod(self._backbone.control.grid)
+            self._counts[kind] = _Count(counter.get_total_flops(), tokens)
+        return self._counts[kind]
 
-    @torch.inference_mode()
-    def _guided(self, forward: Forward, mode: RecordAnchor | None) -> None:
-        """One clip through the transformer."""
-        one = replace(forward, windows=forward.windows[:1])
-        text = {"prompt_embeds": self._text(1)}
-        self._backbone.guided(
-            self._clips(one), forward.timestep, text, forward.guidance_scale, mode
-        )
-
-    def _clips(self, forward: Forward) -> Tensor:
-        shape = (len(forward.windows), len(forward.windows[0].frames), *self._clip_shape)
+    def _clip(self, forward: Forward) -> Tensor:
+        shape = (1, len(forward.windows[0].frames), *self._clip_shape)
         return torch.empty(shape, dtype=self._backbone.dtype, device=_META)
 
-    def _text(self, num_prompts: int) -> Tensor:
-        shape = (num_prompts, 2, *self._text_shape)
-        return torch.empty(shape, dtype=self._backbone.dtype, device=_META)
+    def _text(self) -> dict[str, Tensor]:
+        """Features of one prompt and one negative prompt."""
+        shape = (1, 2, *self._text_shape)
+        return {"prompt_embeds": torch.empty(shape, dtype=self._backbone.dtype, device=_META)}
 
     @property
     def _config(self) -> Any:
