@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Canvas:
 
     @property
     def shades(self) -> tuple[str, ...]:
-        """For fusion weights from a quarter of a window's greatest to all of it."""
+        """For fusion weights up to a quarter of a window's greatest, up to a half, and so on."""
         return _ASCII_SHADES if self.is_ascii else _SHADES
 
     def bar(self, window: Window) -> str:
@@ -49,7 +50,7 @@ class Canvas:
     def _shade(self, weight: float) -> str:
         if weight <= 0:
             return " "
-        return self.shades[min(int(weight * len(self.shades)), len(self.shades) - 1)]
+        return self.shades[math.ceil(weight * len(self.shades)) - 1]
 
 
 def draw(plan: StepPlan, canvas: Canvas) -> Iterator[str]:
