@@ -10,7 +10,11 @@ import time
 import click
 
 from glc_ray.cli import FrontDoor
+from glc_ray.config import PipelineSpec
 from glc_ray.pipeline_file import load_pipeline, parse_assignment
+
+_COGVIDEOX_2B_FORWARD_S = 120 / 400
+"""Of one window with guidance: 120 TFLOP on a device that gives 400 TFLOP/s, to compare with."""
 
 
 @click.command(cls=FrontDoor)
@@ -19,10 +23,67 @@ from glc_ray.pipeline_file import load_pipeline, parse_assignment
               help="Denoiser actors; repeatable. [1 2]")  # fmt: skip
 @click.option("--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="Repeatable.")
 @click.option("--address", metavar="RAY", help="A running cluster; default: as for render.")
+@click.option(
+    "--coordinator",
+    "lengths",
+    type=int,
+    multiple=True,
+    metavar="K",
+    help="Instead: fusion and refinement alone, for K latent frames of CogVideoX's size "
+    "(16x60x90, windows of 13), with random predictions. Repeatable.",
+)
 def main(
-    pipeline: str, counts: tuple[int, ...], assignments: tuple[str, ...], address: str | None
+    pipeline: str,
+    counts: tuple[int, ...],
+    assignments: tuple[str, ...],
+    address: str | None,
+    lengths: tuple[int, ...],
 ) -> None:
     """Denoise the same job in this process and on N workers: seconds, ratios, same bits."""
+    if lengths:
+        spec = load_pipeline(pipeline, map(parse_assignment, assignments))
+        for num_latent_frames in lengths:
+            _time_coordinator(num_latent_frames, spec)
+        return
+    _time_pool(pipeline, counts, assignments, address)
+
+
+def _time_coordinator(num_latent_frames: int, spec: PipelineSpec) -> None:
+    """Print what a step of GLC costs beside the model, and its share of the model's time."""
+    import torch
+
+    from glc_ray.core.fusion import Fusion
+    from glc_ray.methods.glc import GLC
+    from glc_ray.protocols import StepResult
+    from glc_ray.sampler import torch_threads
+
+    glc = GLC(num_latent_frames=num_latent_frames, window_size=13, seed=0, options=spec.glc)
+    plan = glc.plan(0, 999)
+    latents, prediction = (torch.randn(1, frames, 16, 60, 90) for frames in (num_latent_frames, 13))
+    fuse_s, update_s = [], []
+    with torch_threads(spec.fuse.threads), torch.no_grad():
+        for _ in range(5):
+            start = time.perf_counter()
+            fusion = Fusion(plan, latents.shape)
+            for window in plan.windows:
+                fusion.add(window, prediction)
+            fused = fusion.result()
+            middle = time.perf_counter()
+            glc.update(StepResult(latents, fused, signal_scale=0.5))
+            fuse_s.append(middle - start)
+            update_s.append(time.perf_counter() - middle)
+    seconds = min(fuse_s) + min(update_s)
+    model_s = _COGVIDEOX_2B_FORWARD_S * len(plan.windows)
+    click.echo(
+        f"{num_latent_frames} latent frames, {len(plan.windows)} windows, {spec.fuse.threads} "
+        f"thread(s): fuse {min(fuse_s):.3f} s, refine {min(update_s):.3f} s a step; "
+        f"{seconds / model_s:.1%} of {model_s:.1f} s of forwards (120 TFLOP each at 400 TFLOP/s)"
+    )
+
+
+def _time_pool(
+    pipeline: str, counts: tuple[int, ...], assignments: tuple[str, ...], address: str | None
+) -> None:
     import ray
     import torch
 
