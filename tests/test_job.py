@@ -23,6 +23,7 @@ from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import PromptLike
 from glc_ray.protocols import Capability, UserError
+from tests.tiny_wan import CLIP, TinyWan
 
 TIMELINE = [(0, "a red ball at day"), (73, "a red ball at night")]
 
@@ -332,3 +333,31 @@ def test_another_model_under_the_same_path_is_another_video(
     content[-1] ^= 1
     weights.write_bytes(content)
     assert build_job(spec, "x", 0).specification_hash != before
+
+
+def test_guidance_that_the_model_was_not_made_for(tiny_wan: TinyWan) -> None:
+    wan = (
+        ("model.backbone", "wan"),
+        ("model.path", str(tiny_wan("one"))),
+        *CLIP.items(),
+        ("video.num_frames", 9),
+    )
+    assert message(*wan, ("sampling.dynamic_guidance", True)) == (
+        "sampling.dynamic_guidance = True: toyworld was not made for guidance that changes with "
+        "the timestep; leave the key out"
+    )
+    assert message(*wan, ("sampling.guidance_scale_2", 3)) == (
+        "sampling.guidance_scale_2 = 3: toyworld has one transformer; use sampling.guidance_scale"
+    )
+
+
+def test_second_guidance_of_a_model_with_one_transformer() -> None:
+    assert message(("sampling.guidance_scale_2", 3.5)) == (
+        "sampling.guidance_scale_2 = 3.5: toyworld has one transformer; use sampling.guidance_scale"
+    )
+
+
+def test_memory_options_are_checked_before_any_work() -> None:
+    assert message(("optimize.group_offload", "block_level")).startswith(
+        "optimize.group_offload = 'block_level': a GPU fetches weights from main memory"
+    )

@@ -46,7 +46,28 @@ def facts(model: ModelSpec) -> ModelFacts:
         capabilities.add("windowed_attention")
     spatial_ratio = 2 ** (len(vae["block_out_channels"]) - 1)
     temporal_ratio = int(vae["temporal_compression_ratio"])
-    patch_size_t = transformer.get("patch_size_t") or 1
+    height, width = (
+        getattr(model, side) or transformer[f"sample_{side}"] * spatial_ratio
+        for side in ("height", "width")
+    )
+    _check_size(model, transformer, spatial_ratio)
+    return ModelFacts(
+        window_size=_window_size(model, transformer, temporal_ratio),
+        temporal_ratio=temporal_ratio,
+        spatial_ratio=spatial_ratio,
+        latent_channels=transformer["in_channels"],
+        height=height,
+        width=width,
+        odd_latent_frames=True,
+        # The VAE wants odd numbers, and so patches of two always lack one.
+        leading_latent_frames=(transformer.get("patch_size_t") or 1) - 1,
+        capabilities=frozenset(capabilities),
+        vocabulary=model_folder.vocabulary(folder),
+    )
+
+
+def _window_size(model: ModelSpec, transformer: dict[str, Any], temporal_ratio: int) -> int:
+    """Latent frames of the native clip, in whole patches: diffusers' pipeline pads it likewise."""
     clip_frames = model.clip_frames or transformer["sample_frames"]
     if (clip_frames - 1) % temporal_ratio:
         below = (clip_frames - 1) // temporal_ratio * temporal_ratio + 1
@@ -54,26 +75,8 @@ def facts(model: ModelSpec) -> ModelFacts:
             f"model.clip_frames = {clip_frames}: must be {temporal_ratio}k+1; the nearest are "
             f"{below} and {below + temporal_ratio}"
         )
-    window_size = (clip_frames - 1) // temporal_ratio + 1
-    height, width = (
-        getattr(model, side) or transformer[f"sample_{side}"] * spatial_ratio
-        for side in ("height", "width")
-    )
-    _check_size(model, transformer, spatial_ratio)
-    return ModelFacts(
-        # Whole patches in time, as diffusers' pipeline pads them: in front.
-        window_size=window_size + -window_size % patch_size_t,
-        temporal_ratio=temporal_ratio,
-        spatial_ratio=spatial_ratio,
-        latent_channels=transformer["in_channels"],
-        height=height,
-        width=width,
-        odd_latent_frames=True,
-        # To the VAE's odd number one is missing to patches of two, always.
-        leading_latent_frames=patch_size_t - 1,
-        capabilities=frozenset(capabilities),
-        vocabulary=model_folder.vocabulary(folder),
-    )
+    latent_frames = (clip_frames - 1) // temporal_ratio + 1
+    return latent_frames + -latent_frames % (transformer.get("patch_size_t") or 1)
 
 
 def _check_kind(transformer: dict[str, Any], model: ModelSpec) -> None:

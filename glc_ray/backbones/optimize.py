@@ -116,9 +116,9 @@ def offload_groups(transformer: Any, level: str, device: torch.device) -> None:
 def compile_blocks(transformer: Any, **options: Any) -> None:
     """Compile the blocks that the transformer repeats; one compilation serves them all.
 
-    Every shape gets code of its own. By default torch would generalise code at the second shape
-    that it meets and give up at the ninth, and the bits of a window would depend on what its worker
-    has seen before.
+    Every shape gets code of its own. By default torch generalises its code at the second shape that
+    it meets and gives up at the ninth, so that the last bits of a window could depend on what its
+    worker has met before.
 
     Args:
         transformer: of a class that names its blocks in ``_repeated_blocks``.
