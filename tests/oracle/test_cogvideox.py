@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
@@ -13,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glc_ray.backbones import registry
+from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder
 from glc_ray.config import ModelSpec, SamplingSpec, VideoJob
+from glc_ray.media.decode import stream_decode
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import ModelFacts, UserError
 from glc_ray.sampler import LocalDenoiser, sample_job
@@ -43,12 +48,15 @@ def native_latents(
     return sample_job(job, LocalDenoiser.of(job, torch.device("cpu")))
 
 
-def pipeline_latents(
-    folder: Path, seed: int, steps: int, guidance_scale: float, **options: Any
-) -> torch.Tensor:
-    """diffusers' own, padding in front included (CogVideoX 1.5)."""
+def pipeline_of(folder: Path) -> CogVideoXPipeline:
     pipeline = CogVideoXPipeline.from_pretrained(folder).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run(
+    pipeline: CogVideoXPipeline, seed: int, steps: int, guidance_scale: float, **options: Any
+) -> Any:
     config = pipeline.transformer.config
     return pipeline(
         PROMPT,
@@ -57,8 +65,15 @@ def pipeline_latents(
         guidance_scale=guidance_scale,
         max_sequence_length=config.max_text_seq_length,
         generator=torch.Generator().manual_seed(seed),
-        output_type="latent",
     ).frames
+
+
+def pipeline_latents(
+    folder: Path, seed: int, steps: int, guidance_scale: float, **options: Any
+) -> torch.Tensor:
+    """diffusers' own, padding in front included (CogVideoX 1.5)."""
+    pipeline = pipeline_of(folder)
+    return run(pipeline, seed, steps, guidance_scale, output_type="latent", **options)
 
 
 def test_embedded_model_equals_diffusers_pipeline() -> None:
@@ -155,6 +170,20 @@ class TestPatchesOfTwoFrames:
         assert self.FACTS.num_frames(22) == 81
         assert self.FACTS.latents_shape(81) == (1, 22, 16, 96, 170)
 
+    def test_frames_are_those_of_diffusers_pipeline(
+        self, tiny_model: Callable[[str], Path]
+    ) -> None:
+        """The latent frame in front is denoised and never decoded."""
+        folder = tiny_model("1.5")
+        pipeline = pipeline_of(folder)
+        facts = registry.facts(ModelSpec(path=str(folder)))
+        latents = native_latents(str(folder), 4, 2, 6.0)[:, facts.leading_latent_frames :]
+        decoder = CogVideoXFrameDecoder(pipeline.vae, tiling=False)
+        frames = np.concatenate(list(stream_decode(decoder, latents)))
+        expected = run(pipeline, 4, 2, 6.0, output_type="pil")[0]
+        assert len(expected) == 9
+        np.testing.assert_array_equal(frames, np.stack([np.asarray(image) for image in expected]))
+
     @given(st.integers(min_value=0, max_value=1000))
     def test_whole_patches_at_every_length(self, k: int) -> None:
         num_frames = 4 * k + 1
@@ -198,3 +227,27 @@ def test_sizes_that_the_model_cannot_have(
     with pytest.raises(UserError) as error:
         registry.facts(ModelSpec(path=str(tiny_model(positions)), **{key: value}))
     assert str(error.value) == f"model.{key} = {value}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"ofs_embed_dim": 8}, "an image-to-video model (ofs_embed_dim = 8 in "),
+        ({"in_channels": 8}, "an image-to-video model (in_channels = 8 in "),
+        (
+            {"use_learned_positional_embeddings": True},
+            "an image-to-video model (use_learned_positional_embeddings = True in ",
+        ),
+        ({"patch_size_t": 3}, "patches span 3 latent frames (patch_size_t), and 1 or 2 are "),
+    ],
+)
+def test_models_of_other_kinds(
+    tiny_model: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("rotary"), folder)
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    with pytest.raises(UserError) as error:
+        registry.facts(ModelSpec(path=str(folder)))
+    assert str(error.value).startswith(f"model.path = {str(folder)!r}: {text}")
