@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.pipeline_file import validate
+
 TOKENIZER = Path(__file__).parents[1] / "glc_ray" / "backbones" / "toyworld" / "tokenizer"
 
 CLIP = {"model.clip_frames": 9, "model.height": 32, "model.width": 48}
 """Of its specification: a window is 3 latent frames of 4x6, or 2x3 tokens."""
+
+PROMPT = "a red ball bounces over the meadow at day"
 
 TinyWan = Callable[[str], Path]
 
@@ -29,6 +34,20 @@ def tiny_wan(tmp_path_factory: pytest.TempPathFactory) -> TinyWan:
         return folders[kind]
 
     return make
+
+
+def tiny_wan_job(folder: Path, *, num_frames: int = 9, seed: int = 7, **sections: Any) -> VideoJob:
+    """A job of a tiny model with some sections of its specification, 9 frames being one window."""
+    clip = {key.removeprefix("model."): value for key, value in CLIP.items()}
+    pipeline = {
+        "name": "tiny-wan",
+        "video": {"num_frames": num_frames},
+        **sections,
+        "model": {"backbone": "wan", "path": str(folder), **clip, **sections.get("model", {})},
+    }
+    return VideoJob(
+        prompt=PROMPT, seed=seed, pipeline=validate(PipelineSpec, pipeline, where="test")
+    )
 
 
 def save_tiny_wan(folder: Path, kind: str) -> Path:

@@ -18,8 +18,7 @@ from glc_ray.config import ModelSpec, PipelineSpec
 from glc_ray.job import build_job
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
-
-TinyWan = Callable[[str], Path]
+from tests.tiny_wan import TinyWan
 
 
 def spec(folder: Path, **changes: Any) -> ModelSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from glc_ray.config import DecodeSpec, ModelSpec
 from glc_ray.media.decode import stream_decode, stream_pixels
 from glc_ray.protocols import UserError
 from glc_ray.sampler import torch_threads
-from tests.tiny_wan import tiny_vae
+from tests.tiny_wan import TinyWan, tiny_vae
 
 CPU = torch.device("cpu")
 
@@ -146,7 +146,7 @@ def test_the_cache_does_not_grow_with_the_video() -> None:
     assert sizes[0] < sizes[2] == sizes[-1]
 
 
-def test_frames_are_those_of_the_pipeline(tiny_wan: Callable[[str], Path]) -> None:
+def test_frames_are_those_of_the_pipeline(tiny_wan: TinyWan) -> None:
     folder = tiny_wan("one")
     pipeline = WanPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -164,7 +164,7 @@ class TestTiles:
     """decode.* of a specification."""
 
     @pytest.fixture
-    def model(self, tiny_wan: Callable[[str], Path]) -> ModelSpec:
+    def model(self, tiny_wan: TinyWan) -> ModelSpec:
         return ModelSpec(backbone="wan", path=str(tiny_wan("one")))
 
     @pytest.mark.parametrize("tiling", ["auto", "on"])
@@ -229,7 +229,7 @@ class TestTiles:
             registry.check_decode(model, DecodeSpec(**options))
         assert str(error.value) == text
 
-    def test_patches_are_not_tiled(self, tiny_wan: Callable[[str], Path], tmp_path: Path) -> None:
+    def test_patches_are_not_tiled(self, tiny_wan: TinyWan, tmp_path: Path) -> None:
         vae = make_vae(patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16)
         vae.save_pretrained(tmp_path / "vae")
         (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
