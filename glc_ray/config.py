@@ -18,6 +18,7 @@ FORMAT_VERSION = 2
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0)]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def _on_off(value: Any) -> Any:
@@ -60,8 +61,9 @@ class ModelSpec(_Spec):
     """A folder in diffusers' format, a hub id, or package:NAME for an embedded model."""
     revision: str | None = None
     """Commit or tag of a hub id."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of weights and activations in the denoiser and the VAE."""
+    dtype: Dtype = "float32"
+    """Precision of weights and activations in the denoiser, and in the VAE unless decode.dtype says
+    otherwise."""
     clip_frames: Count | None = None
     """Pixel frames of the native clip; none is what the model's files say (Wan's do not)."""
     height: Count | None = None
@@ -270,6 +272,8 @@ class FuseSpec(_Spec):
 class DecodeSpec(_Spec):
     """VAE decode."""
 
+    dtype: Dtype | None = None
+    """Precision of weights and activations in the VAE; none is model.dtype."""
     tiling: Annotated[Literal["auto", "on", "off"], OnOff] = "auto"
     """on decodes pictures larger than one tile in tiles, as diffusers does, off never does; auto
     does so where the VAE's tiles make up the picture without gaps."""

@@ -22,7 +22,7 @@ from glc_ray.backbones.guided import GuidedModel
 from glc_ray.backbones.loading import load_transformer
 from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
-from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
+from glc_ray.protocols import Capability, ModelFacts, UserError
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -139,7 +139,7 @@ def frame_decoder(
     """Load the VAE alone."""
     return load_frame_decoder(
         model_folder.resolve(model),
-        dtype=getattr(torch, model.dtype),
+        dtype=getattr(torch, decode.dtype or model.dtype),
         device=device,
         decode=decode,
     )
@@ -169,27 +169,10 @@ class CogVideoXBackbone(GuidedModel):
         optimize(self.transformer, pipeline.optimize, device, self.dtype)
         install(self.transformer, self.control)
 
-    @torch.inference_mode()
-    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
-        """Text features on the CPU, ``prompt_embeds`` (P, 2, S, D)."""
-        text = self._text_pipeline
-        # T5-XXL takes as much memory as the transformer: on the device only while it works.
-        text.text_encoder.to(self.device)
-        try:
-            rows = [self._encode(text, prompt, negative_prompt) for prompt in prompts]
-        finally:
-            text.text_encoder.to("cpu")
-        return Conditioning({"prompt_embeds": torch.stack(rows).cpu()})
-
-    def _encode(self, text: CogVideoXPipeline, prompt: str, negative_prompt: str) -> Tensor:
-        conditional, unconditional = text.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=True,
-            max_sequence_length=self.transformer.config.max_text_seq_length,
-            device=self.device,
-        )
-        return torch.cat([unconditional, conditional])
+    @property
+    def max_text_tokens(self) -> int:
+        """Length to which prompts are cut and padded."""
+        return self.transformer.config.max_text_seq_length
 
     def guided(
         self,
@@ -239,7 +222,7 @@ class CogVideoXBackbone(GuidedModel):
         )
 
     @cached_property
-    def _text_pipeline(self) -> CogVideoXPipeline:
+    def text_pipeline(self) -> CogVideoXPipeline:
         """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
         return self._pipeline(
             tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),

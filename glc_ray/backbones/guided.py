@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,9 +82,40 @@ class GuidedModel(ABC):
         self.anchor_forwards = 0
         self._anchors = AnchorCache(num_videos)
 
+    @property
     @abstractmethod
+    def text_pipeline(self) -> Any:
+        """diffusers' pipeline with tokenizer and text encoder, loaded when first asked for."""
+
+    @property
+    @abstractmethod
+    def max_text_tokens(self) -> int:
+        """Length to which prompts are cut and padded."""
+
+    @torch.inference_mode()
     def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
-        """Text features on the CPU, each (P, 2, ...): [unconditional, conditional]."""
+        """Text features on the CPU, ``prompt_embeds`` (P, 2, S, D): [unconditional, conditional].
+
+        By diffusers' own ``encode_prompt``. The text encoder may take more memory than the
+        transformer: it is on the device only while it works.
+        """
+        text = self.text_pipeline
+        text.text_encoder.to(self.device)
+        try:
+            rows = [self._encode(text, prompt, negative_prompt) for prompt in prompts]
+        finally:
+            text.text_encoder.to("cpu")
+        return Conditioning({"prompt_embeds": torch.stack(rows).cpu()})
+
+    def _encode(self, text: Any, prompt: str, negative_prompt: str) -> Tensor:
+        conditional, unconditional = text.encode_prompt(
+            prompt,
+            negative_prompt,
+            do_classifier_free_guidance=True,
+            max_sequence_length=self.max_text_tokens,
+            device=self.device,
+        )
+        return torch.cat([unconditional, conditional])
 
     @abstractmethod
     def guided(

@@ -23,10 +23,7 @@ from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.backbones.wan_attention import install
 from glc_ray.backbones.wan_vae import WanFrameDecoder, check_tiling, load_frame_decoder
 from glc_ray.config import DecodeSpec, ModelSpec, OptimizeSpec, PipelineSpec
-from glc_ray.protocols import Capability, Conditioning, ModelFacts, UserError
-
-_MAX_SEQUENCE_LENGTH = 512
-"""Text tokens of a prompt, as `WanPipeline` cuts and pads them by default."""
+from glc_ray.protocols import Capability, ModelFacts, UserError
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -73,9 +70,8 @@ def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
 
 def frame_decoder(model: ModelSpec, decode: DecodeSpec, device: torch.device) -> WanFrameDecoder:
     """Load the VAE alone."""
-    return load_frame_decoder(
-        model_folder.resolve(model), decode, dtype=getattr(torch, model.dtype), device=device
-    )
+    dtype = getattr(torch, decode.dtype or model.dtype)
+    return load_frame_decoder(model_folder.resolve(model), decode, dtype=dtype, device=device)
 
 
 class WanBackbone(GuidedModel):
@@ -113,27 +109,10 @@ class WanBackbone(GuidedModel):
         install(transformer, self.control)
         return transformer
 
-    @torch.inference_mode()
-    def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
-        """Text features on the CPU, ``prompt_embeds`` (P, 2, S, D)."""
-        text = self._text_pipeline
-        # UMT5-XXL takes 11 GB in bfloat16: on the device only while it works.
-        text.text_encoder.to(self.device)
-        try:
-            rows = [self._encode(text, prompt, negative_prompt) for prompt in prompts]
-        finally:
-            text.text_encoder.to("cpu")
-        return Conditioning({"prompt_embeds": torch.stack(rows).cpu()})
-
-    def _encode(self, text: WanPipeline, prompt: str, negative_prompt: str) -> Tensor:
-        conditional, unconditional = text.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=True,
-            max_sequence_length=_MAX_SEQUENCE_LENGTH,
-            device=self.device,
-        )
-        return torch.cat([unconditional, conditional])
+    @property
+    def max_text_tokens(self) -> int:
+        """Length to which prompts are cut and padded, as `WanPipeline` does by default."""
+        return 512
 
     def guided(
         self,
@@ -187,7 +166,7 @@ class WanBackbone(GuidedModel):
         return self.transformer if boundary is None or timestep >= boundary else self.transformer_2
 
     @cached_property
-    def _text_pipeline(self) -> WanPipeline:
+    def text_pipeline(self) -> WanPipeline:
         """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
         return WanPipeline(
             tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
