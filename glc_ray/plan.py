@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -62,10 +63,11 @@ def main(
     from glc_ray.estimate.measure import measure as take_measurement
     from glc_ray.estimate.show import show
     from glc_ray.estimate.work import steps_of
-    from glc_ray.job import build_job, warn_of_unknown_words
+    from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
 
     job = build_job(spec, from_command_line(prompts), seed)
     warn_of_unknown_words(job)
+    warn_of_mixed_prompts(job)
     steps = steps_of(job, facts(job.pipeline.model))
     measurement = take_measurement(job, steps, on_batch=_tell) if measure else None
     result = estimate(job, seconds_per_window=seconds_per_forward, measurement=measurement)
@@ -91,7 +93,8 @@ def _check(measure: bool, seconds_per_forward: float | None) -> None:
 
 
 def _tell(done: int, total: int) -> None:
-    click.echo(f"\rtimed {done} of {total} kinds of batch", nl=done == total, err=True)
+    if sys.stderr.isatty():
+        click.echo(f"\rtimed {done} of {total} kinds of batch", nl=done == total, err=True)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from glc_ray.cli import main as glc_ray_main
 from glc_ray.config import GLCSpec
 from glc_ray.estimate.build import estimate
 from glc_ray.estimate.picture import Canvas, draw, legend
+from glc_ray.estimate.show import show
 from glc_ray.job import build_job
 from glc_ray.methods.glc import GLC
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.plan import main
-from glc_ray.protocols import Path, StepPlan, Window
+from glc_ray.protocols import Path as WindowPath
+from glc_ray.protocols import StepPlan, Window
 from glc_ray.render import main as render
 
 
@@ -59,6 +65,23 @@ def test_text_says_what_was_found() -> None:
     assert any(
         line.startswith("seconds are unknown: give --seconds-per-forward S") for line in lines
     )
+
+
+def test_measuring_gives_seconds(tiny_pipeline: Path) -> None:
+    text = " ".join(run("--pipeline", str(tiny_pipeline), "--measure").stdout.split())
+    assert re.search(r"from \S+ s a window, measured; ", text)
+    assert re.search(r"\d kinds of batch, 3 times each, .*; widest spread \d+%", text)
+    assert re.search(r"the coordinator's \S+ s a step are among them", text)
+
+
+def test_terminals_without_unicode_get_ascii() -> None:
+    job = build_job(load_pipeline("toyworld", [("sampling.num_steps", 1)]), None, 0)
+    printed = io.BytesIO()
+    with io.TextIOWrapper(printed, encoding="ascii") as file:
+        show(estimate(job), glc_plan(37, 7), Console(file=file, width=80))
+        file.flush()
+        text = printed.getvalue().decode("ascii")
+    assert "    0 |#     #     #     #     #     #     #| anchor" in text
 
 
 def test_json_is_the_estimate() -> None:
@@ -180,7 +203,7 @@ def test_titles_and_marks() -> None:
         " 1 padding",
         " 1 padding",
     ]
-    whole = Path("global", 1.0, (Window(0, "global", (0, 1), (1.0, 1.0)),))
+    whole = WindowPath("global", 1.0, (Window(0, "global", (0, 1), (1.0, 1.0)),))
     assert next(draw(StepPlan(0, 999, (whole,)), Canvas(2))) == (
         "global: share 1, 1 window of 2 latent frames"
     )

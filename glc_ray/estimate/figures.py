@@ -105,11 +105,6 @@ class TrafficFigures:
     anchors_bytes: PerStep
     """Of anchors' clips, which all batches of a path share."""
 
-    @property
-    def total_bytes(self) -> int:
-        """Over all steps."""
-        return self.clips_bytes.total + self.predictions_bytes.total + self.anchors_bytes.total
-
 
 @dataclass(frozen=True)
 class WorkerFigures:

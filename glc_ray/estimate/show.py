@@ -147,7 +147,10 @@ def _timing(estimate: Estimate) -> Iterator[str]:
     )
     if timing.batches:
         spread = max((b.slowest_s - b.fastest_s) / b.median_s for b in timing.batches)
-        yield f"{len(timing.batches)} kinds of batch, 3 times each; widest spread {spread:.0%}"
+        yield (
+            f"{len(timing.batches)} kinds of batch, 3 times each, with nobody beside (workers that "
+            f"share cores or a GPU are slower); widest spread {spread:.0%}"
+        )
     if timing.coordinator_step_s is not None:
         yield f"the coordinator's {timing.coordinator_step_s:.3g} s a step are among them"
     yield "time is that of denoising: loading, decoding and encoding come on top"
