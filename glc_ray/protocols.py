@@ -329,18 +329,47 @@ class TileGeometry:
     width: TileAxis
 
 
-class FrameDecoder(Protocol):
-    """A causal video VAE's decoder, one temporal batch of one tile at a time."""
+@dataclass(frozen=True)
+class DecoderFacts:
+    """What is known of a causal video VAE's decoder from its configuration files alone."""
 
-    tiles: TileGeometry | None
+    batch_size: int
+    """Latent frames that are decoded together, 1 or 2; the first batch takes the rest as well."""
+    temporal_ratio: int
+    """Pixel frames per latent frame; in a first batch of odd length the first latent gives one."""
+    spatial_ratio: int
+    """Pixels per latent along height and width."""
+    exact_warmup: int
+    """Latent frames after which a decode that began without caches is bit-equal to one that began
+    at frame 0, whatever the weights: as far as an output frame can see back."""
+    tiles: TileGeometry | None = None
     """Tile geometry; None decodes the whole picture as one tile."""
-    device: torch.device
-    """Where ``decode_tile`` takes latents and leaves pixels."""
 
     def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
         """Slices of latent frames that must be decoded together, in order (a decode is exactly
         reproducible only with the same temporal batches)."""
-        ...
+        size = self.batch_size
+        start, stop = 0, num_latent_frames % size + (size if num_latent_frames >= size else 0)
+        while start < num_latent_frames:
+            yield slice(start, stop)
+            start, stop = stop, stop + size
+
+    def frames_before(self, latent_frame: int, num_latent_frames: int) -> int:
+        """Pixel frames before the temporal batch that starts at ``latent_frame``, in a video of
+        ``num_latent_frames``; of all of them the video's length."""
+        if latent_frame == 0:
+            return 0
+        first = next(self.temporal_batches(num_latent_frames))
+        lone = first.stop % 2
+        return self.temporal_ratio * (latent_frame - lone) + lone
+
+
+class FrameDecoder(Protocol):
+    """A causal video VAE's decoder, one temporal batch of one tile at a time."""
+
+    facts: DecoderFacts
+    device: torch.device
+    """Where ``decode_tile`` takes latents and leaves pixels."""
 
     def decode_tile(self, latents_BFCHW: Tensor, cache: Any | None) -> tuple[Tensor, Any]:
         """Decode one temporal batch of one tile.

@@ -10,7 +10,7 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
-from glc_ray.backbones import model_folder
+from glc_ray.backbones import cogvideox_vae, model_folder
 from glc_ray.backbones.attention import AttentionMode
 from glc_ray.backbones.cogvideox_attention import install
 from glc_ray.backbones.cogvideox_vae import (
@@ -22,7 +22,7 @@ from glc_ray.backbones.guided import GuidedModel
 from glc_ray.backbones.loading import load_transformer
 from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
-from glc_ray.protocols import Capability, ModelFacts, UserError
+from glc_ray.protocols import Capability, DecoderFacts, ModelFacts, UserError
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -131,6 +131,11 @@ def _check_size(model: ModelSpec, transformer: dict[str, Any], spatial_ratio: in
 def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     """Refuse decode options that the model's VAE cannot follow (UserError)."""
     check_tiling(model_folder.resolve(model, weights=False), decode)
+
+
+def decoder_facts(model: ModelSpec, decode: DecodeSpec) -> DecoderFacts:
+    """What is known of the VAE from its configuration alone."""
+    return cogvideox_vae.decoder_facts(model_folder.resolve(model, weights=False), decode)
 
 
 def frame_decoder(

@@ -5,17 +5,17 @@ Layout suffixes: B batch, F frames, C channels, H height, W width. The VAE itsel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from os import PathLike
 from types import MethodType
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 from torch import Tensor, nn
 
 from glc_ray.config import DecodeSpec
-from glc_ray.protocols import TileAxis, TileGeometry, UserError
+from glc_ray.protocols import DecoderFacts, TileAxis, TileGeometry, UserError
 
 _TILE_KEYS = ("tile_height", "tile_width", "tile_overlap")
 
@@ -33,15 +33,7 @@ class CogVideoXFrameDecoder:
         """
         self._vae = vae.eval().requires_grad_(False)
         self.device: torch.device = vae.device
-        self.tiles: TileGeometry | None = tile_geometry(vae) if tiling else None
-
-    def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
-        """Slices of latent frames that diffusers decodes together; the first takes the rest."""
-        size = self._vae.num_latent_frames_batch_size
-        start, stop = 0, num_latent_frames % size + (size if num_latent_frames >= size else 0)
-        while start < num_latent_frames:
-            yield slice(start, stop)
-            start, stop = stop, stop + size
+        self.facts: DecoderFacts = facts_of(vae, tiling=tiling)
 
     @torch.no_grad()
     def decode_tile(self, latents_BFCHW: Tensor, cache: Any | None) -> tuple[Tensor, Any]:
@@ -85,8 +77,44 @@ def load_frame_decoder(
     ).to(device)
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         _convolve_with_onednn(vae.decoder)
-    _set_tiles(vae, decode)
-    return CogVideoXFrameDecoder(vae, tiling=decode.tiling != "off" and _makes_up_picture(vae))
+    return CogVideoXFrameDecoder(vae, tiling=_set_tiles(vae, decode))
+
+
+def decoder_facts(folder: str | PathLike[str], decode: DecodeSpec) -> DecoderFacts:
+    """What the decoder of `load_frame_decoder` will be like; reads no weights."""
+    vae = _without_weights(folder)
+    return facts_of(vae, tiling=_set_tiles(vae, decode))
+
+
+def facts_of(vae: AutoencoderKLCogVideoX, *, tiling: bool) -> DecoderFacts:
+    """Read a VAE's facts from its modules, on any device."""
+    return DecoderFacts(
+        batch_size=vae.num_latent_frames_batch_size,
+        temporal_ratio=int(vae.config.temporal_compression_ratio),
+        spatial_ratio=_spatial_ratio(vae),
+        exact_warmup=exact_warmup(vae),
+        tiles=tile_geometry(vae) if tiling else None,
+    )
+
+
+def exact_warmup(vae: AutoencoderKLCogVideoX) -> int:
+    """Latent frames that an output frame can see back: one temporal batch for each convolution.
+
+    All that reaches from a temporal batch into the next is the last two frames of the input of each
+    convolution over time. Within a batch group normalisation mixes all frames, so that a batch of
+    a convolution's output is right when the two batches of input are, this one and the one before.
+    The convolutions follow one another, so the n-th is right from batch n on: 38 batches of two for
+    CogVideoX, 22 for toyworld. Without the norms it would be 43 latents for CogVideoX; with them
+    the bits of the last digit do travel as far as they can.
+    """
+    size = vae.num_latent_frames_batch_size
+    convolutions = [
+        part
+        for part in vae.decoder.modules()
+        if isinstance(part, CogVideoXCausalConv3d) and part.time_kernel_size > 1
+    ]
+    batches_back = [-(-(part.time_kernel_size - 1) // size) for part in convolutions]
+    return size * sum(batches_back)
 
 
 def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
@@ -104,10 +132,7 @@ def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
         )
     if not given and decode.tiling != "on":
         return
-    with torch.device("meta"):
-        vae = AutoencoderKLCogVideoX.from_config(
-            AutoencoderKLCogVideoX.load_config(folder, subfolder="vae")
-        )
+    vae = _without_weights(folder)
     _set_tiles(vae, decode)
     if _makes_up_picture(vae):
         return
@@ -129,14 +154,22 @@ def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
     )
 
 
-def _set_tiles(vae: AutoencoderKLCogVideoX, decode: DecodeSpec) -> None:
-    """The user's tiles in place of the VAE's own, by key."""
+def _without_weights(folder: str | PathLike[str]) -> AutoencoderKLCogVideoX:
+    with torch.device("meta"):
+        return AutoencoderKLCogVideoX.from_config(
+            AutoencoderKLCogVideoX.load_config(folder, subfolder="vae")
+        )
+
+
+def _set_tiles(vae: AutoencoderKLCogVideoX, decode: DecodeSpec) -> bool:
+    """The user's tiles in place of the VAE's own, by key; whether to decode in tiles."""
     vae.enable_tiling(
         decode.tile_height, decode.tile_width, decode.tile_overlap, decode.tile_overlap
     )
     if decode.tile_overlap is not None:
         # enable_tiling takes 0 for "as before".
         vae.tile_overlap_factor_height = vae.tile_overlap_factor_width = decode.tile_overlap
+    return decode.tiling != "off" and _makes_up_picture(vae)
 
 
 def _convolve_with_onednn(module: nn.Module) -> None:

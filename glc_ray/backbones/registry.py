@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec, SamplingSpec
-from glc_ray.protocols import Backbone, FrameDecoder, ModelFacts, NoiseScheduler
+from glc_ray.protocols import Backbone, DecoderFacts, FrameDecoder, ModelFacts, NoiseScheduler
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,12 @@ def facts(model: ModelSpec) -> ModelFacts:
 def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     """Refuse decode options that the model's VAE cannot follow (UserError); reads no weights."""
     _adapter(model).check_decode(model, decode)
+
+
+def decoder_facts(model: ModelSpec, decode: DecodeSpec) -> DecoderFacts:
+    """What the model's VAE decodes together, in which tiles and how far it sees back; reads no
+    weights."""
+    return _adapter(model).decoder_facts(model, decode)
 
 
 def check_sampling(model: ModelSpec, sampling: SamplingSpec) -> None:

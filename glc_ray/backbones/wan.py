@@ -15,7 +15,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from glc_ray.backbones import model_folder
+from glc_ray.backbones import model_folder, wan_vae
 from glc_ray.backbones.attention import AttentionMode
 from glc_ray.backbones.guided import GuidedModel
 from glc_ray.backbones.loading import load_transformer
@@ -23,7 +23,7 @@ from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.backbones.wan_attention import install
 from glc_ray.backbones.wan_vae import WanFrameDecoder, check_tiling, load_frame_decoder
 from glc_ray.config import DecodeSpec, ModelSpec, OptimizeSpec, PipelineSpec
-from glc_ray.protocols import Capability, ModelFacts, UserError
+from glc_ray.protocols import Capability, DecoderFacts, ModelFacts, UserError
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -66,6 +66,11 @@ def facts(model: ModelSpec) -> ModelFacts:
 def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
     """Refuse decode options that the model's VAE cannot follow (UserError)."""
     check_tiling(model_folder.resolve(model, weights=False), decode)
+
+
+def decoder_facts(model: ModelSpec, decode: DecodeSpec) -> DecoderFacts:
+    """What is known of the VAE from its configuration alone."""
+    return wan_vae.decoder_facts(model_folder.resolve(model, weights=False), decode)
 
 
 def frame_decoder(model: ModelSpec, decode: DecodeSpec, device: torch.device) -> WanFrameDecoder:

@@ -5,17 +5,20 @@ Layout suffixes: B batch, F frames, C channels, H height, W width. The VAE itsel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanCausalConv3d,
+    WanResample,
+    unpatchify,
+)
 from torch import Tensor
 
 from glc_ray.config import DecodeSpec
-from glc_ray.protocols import TileAxis, TileGeometry, UserError
+from glc_ray.protocols import DecoderFacts, TileAxis, TileGeometry, UserError
 
 
 class WanFrameDecoder:
@@ -36,16 +39,11 @@ class WanFrameDecoder:
         assert not (tiling and _is_patched(vae)), "tiles are blended before they are unpatched"
         self._vae = vae.eval().requires_grad_(False)
         self.device: torch.device = vae.device
-        self.tiles: TileGeometry | None = tile_geometry(vae) if tiling else None
+        self.facts: DecoderFacts = facts_of(vae, tiling=tiling)
         self._mean = self._per_channel(vae.config.latents_mean)
         # As the pipeline: divided by a reciprocal that is rounded to the VAE's precision.
         self._reciprocal_std = 1.0 / self._per_channel(vae.config.latents_std)
         self._num_caches = sum(isinstance(part, WanCausalConv3d) for part in vae.decoder.modules())
-
-    def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
-        """One latent frame at a time, as diffusers decodes."""
-        for frame in range(num_latent_frames):
-            yield slice(frame, frame + 1)
 
     @torch.no_grad()
     def decode_tile(self, latents_BFCHW: Tensor, cache: Any | None) -> tuple[Tensor, Any]:
@@ -97,6 +95,46 @@ def load_frame_decoder(
     return WanFrameDecoder(vae, tiling=_set_tiles(vae, decode))
 
 
+def decoder_facts(folder: str | PathLike[str], decode: DecodeSpec) -> DecoderFacts:
+    """What the decoder of `load_frame_decoder` will be like; reads no weights.
+
+    Raises:
+        UserError: tiles that the VAE cannot follow.
+    """
+    vae = _without_weights(folder)
+    return facts_of(vae, tiling=_set_tiles(vae, decode))
+
+
+def facts_of(vae: AutoencoderKLWan, *, tiling: bool) -> DecoderFacts:
+    """Read a VAE's facts from its modules, on any device."""
+    return DecoderFacts(
+        batch_size=1,
+        temporal_ratio=_temporal_ratio(vae),
+        spatial_ratio=vae.config.scale_factor_spatial,
+        exact_warmup=exact_warmup(vae),
+        tiles=tile_geometry(vae) if tiling else None,
+    )
+
+
+def exact_warmup(vae: AutoencoderKLWan) -> int:
+    """Latent frames that an output frame can see back, and the first chunk's own rules with it.
+
+    Norms and attention stay within a frame; a convolution over time sees two frames back, where
+    frames are counted as they are at its depth. The first latent frame of a decode is not doubled
+    in time, and the convolutions that double the later ones never see it, so that they are right
+    only two frames after it at the earliest. 38 for Wan's VAE.
+    """
+    first_right = 0  # of the frames after a layer, counted from the decode's start
+    for part in vae.decoder.modules():
+        if isinstance(part, WanResample) and part.mode == "upsample3d":
+            # Frame i > 0 becomes 2i - 1 and 2i.
+            first_right = 2 * (max(first_right, 1) + 2) - 1
+        elif isinstance(part, WanCausalConv3d) and part.kernel_size == (3, 3, 3):
+            first_right += 2
+    # Latent frame k > 0 becomes ratio (k - 1) + 1 and those after it.
+    return -(-(first_right - 1) // _temporal_ratio(vae)) + 1
+
+
 def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
     """Find out from the VAE's configuration whether it can decode in the tiles asked for.
 
@@ -109,9 +147,7 @@ def check_tiling(folder: str | PathLike[str], decode: DecodeSpec) -> None:
                 f"decode.{key} = {value}: there are no tiles with decode.tiling = 'off'; use "
                 "'auto' or leave the key out"
             )
-    with torch.device("meta"):
-        vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder, subfolder="vae"))
-    _set_tiles(vae, decode)
+    _set_tiles(_without_weights(folder), decode)
 
 
 def tile_geometry(vae: AutoencoderKLWan) -> TileGeometry:
@@ -130,6 +166,15 @@ def _axis(size: int, stride: int, ratio: int) -> TileAxis:
         blend_extent=size - stride,
         limit=stride,
     )
+
+
+def _without_weights(folder: str | PathLike[str]) -> AutoencoderKLWan:
+    with torch.device("meta"):
+        return AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder, subfolder="vae"))
+
+
+def _temporal_ratio(vae: AutoencoderKLWan) -> int:
+    return 2 ** sum(vae.temperal_downsample)
 
 
 def _set_tiles(vae: AutoencoderKLWan, decode: DecodeSpec) -> bool:

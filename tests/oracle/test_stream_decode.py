@@ -276,12 +276,12 @@ class TestLoad:
         assert next(stream_pixels(decoder, latents)).dtype == torch.bfloat16
 
     def test_tiling_can_be_turned_off(self, folder):
-        assert self.load(folder, DecodeSpec(tiling="off")).tiles is None
-        assert self.load(folder, DecodeSpec(tiling="on")).tiles is not None
+        assert self.load(folder, DecodeSpec(tiling="off")).facts.tiles is None
+        assert self.load(folder, DecodeSpec(tiling="on")).facts.tiles is not None
 
     def test_tiles_that_do_not_make_up_a_picture(self, tmp_path):
         make_vae(sample=(32, 48)).save_pretrained(tmp_path / "vae")
-        assert self.load(tmp_path).tiles is None
+        assert self.load(tmp_path).facts.tiles is None
         with pytest.raises(UserError, match=r"decode.tiling = 'on': tiles of 16 x 24 pixels"):
             check_tiling(tmp_path, DecodeSpec(tiling="on"))
 
@@ -329,7 +329,7 @@ class TestLoad:
         registry.check_decode(model, own)
         decoder = registry.load_frame_decoder(model, own, self.CPU)
         whole = registry.load_frame_decoder(model, DecodeSpec(), self.CPU)
-        assert whole.tiles is None
+        assert whole.facts.tiles is None
         latents = make_latents(decoder._vae, 1, 8, 12)
         expected = decoder._vae.tiled_decode(reference_latents(decoder._vae, latents)).sample
         assert expected.shape[-2:] == (64, 96)

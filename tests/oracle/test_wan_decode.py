@@ -169,7 +169,7 @@ class TestTiles:
 
     @pytest.mark.parametrize("tiling", ["auto", "on"])
     def test_the_vaes_own_tiles_are_the_default(self, model: ModelSpec, tiling: Any) -> None:
-        tiles = registry.load_frame_decoder(model, DecodeSpec(tiling=tiling), CPU).tiles
+        tiles = registry.load_frame_decoder(model, DecodeSpec(tiling=tiling), CPU).facts.tiles
         assert tiles is not None
         assert tiles.height == tiles.width
         assert (tiles.height.latent_size, tiles.height.latent_stride) == (32, 24)
@@ -178,7 +178,7 @@ class TestTiles:
     def test_tiling_can_be_turned_off(self, model: ModelSpec) -> None:
         decode = DecodeSpec(tiling="off")
         registry.check_decode(model, decode)
-        assert registry.load_frame_decoder(model, decode, CPU).tiles is None
+        assert registry.load_frame_decoder(model, decode, CPU).facts.tiles is None
 
     def test_tiles_of_the_users_own_are_diffusers_tiles(self, model: ModelSpec) -> None:
         decode = DecodeSpec(tile_height=32, tile_width=64, tile_overlap=0.5)
@@ -192,9 +192,10 @@ class TestTiles:
 
     def test_a_size_alone_keeps_the_share_of_the_overlap(self, model: ModelSpec) -> None:
         decoder = registry.load_frame_decoder(model, DecodeSpec(tile_height=128), CPU)
-        assert decoder.tiles is not None
-        assert (decoder.tiles.height.latent_size, decoder.tiles.height.latent_stride) == (16, 12)
-        assert decoder.tiles.width.latent_size == 32
+        tiles = decoder.facts.tiles
+        assert tiles is not None
+        assert (tiles.height.latent_size, tiles.height.latent_stride) == (16, 12)
+        assert tiles.width.latent_size == 32
 
     @pytest.mark.parametrize(
         ("options", "text"),
@@ -234,6 +235,6 @@ class TestTiles:
         vae.save_pretrained(tmp_path / "vae")
         (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
         model = ModelSpec(backbone="wan", path=str(tmp_path))
-        assert registry.load_frame_decoder(model, DecodeSpec(), CPU).tiles is None
+        assert registry.load_frame_decoder(model, DecodeSpec(), CPU).facts.tiles is None
         with pytest.raises(UserError, match=r"decode.tiling = 'on': this VAE decodes patches \("):
             registry.check_decode(model, DecodeSpec(tiling="on"))
