@@ -299,13 +299,34 @@ class DecodeSpec(_Spec):
     takes what is estimated to be fastest. Bit-equal, unless warmup is short."""
 
 
-class EncodeSpec(_Spec):
-    """H.264 encode."""
+VideoFormat = Literal[
+    "h264", "h265", "vp9", "av1", "prores", "ffv1", "png", "tiff", "exr", "webp", "gif"
+]
 
-    crf: Annotated[int, Field(ge=0, le=51)] = 18
-    """Quality: 0 lossless, 51 worst."""
-    preset: Literal["ultrafast", "veryfast", "fast", "medium", "slow", "veryslow"] = "medium"
-    """Effort for size."""
+
+def _whole_number_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class EncodeSpec(_Spec):
+    """How frames become a file; what each key may be depends on the format and the ffmpeg."""
+
+    format: VideoFormat = "h264"
+    """h264, h265 and av1 (MP4) and vp9 (WebM) to watch; prores (QuickTime) and ffv1 (Matroska,
+    lossless) to edit; png, tiff (16 bit) and exr (half float, linear light): folders of frames;
+    webp and gif: previews."""
+    encoder: str | None = None
+    """One of ffmpeg's encoders for the format, for example h264_nvenc; none is the software one."""
+    crf: Annotated[int, Field(ge=0)] | None = None
+    """Quality, lower is better, in the encoder's own range; none is the format's default (h264:
+    18 of 0 to 51)."""
+    preset: Annotated[str, BeforeValidator(_whole_number_text)] | None = None
+    """Effort for size, by the encoder's own names; none is the format's default (h264: medium)."""
+    pix_fmt: str | None = None
+    """ffmpeg's name of the stored pixels, which says bit depth and colour resolution; none is the
+    format's default (h264: yuv420p)."""
+    threads: Count = 2
+    """CPU threads of the encoder; part of the bytes of the file."""
 
 
 class ActorResources(_Spec):
@@ -336,7 +357,7 @@ class CoordinatorResources(_Spec):
 
 
 class ResourcesSpec(_Spec):
-    """Where the work is done; never changes a bit of the result."""
+    """Where the work is done; on machines of one kind it never changes a bit of the result."""
 
     denoisers: ActorResources = ActorResources()
     """Window forwards; count is --workers."""

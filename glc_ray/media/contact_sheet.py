@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from glc_ray.media.decode import Frames
@@ -18,6 +23,39 @@ _TITLE_CHARACTERS = 1000  # more than these lines hold
 
 # Pillow's own font knows Latin letters only. The first of these that is installed draws the rest.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msgothic.ttc", "DejaVuSans.ttf")
+
+
+class Thumbnails:
+    """The pictures of a contact sheet that lie in one stretch of the video."""
+
+    def __init__(self, num_frames: int, *, picks: int = 12, first_frame: int = 0) -> None:
+        """Choose the frames.
+
+        Args:
+            num_frames: length of the whole video.
+            picks: pictures on the sheet; the first and the last frame are among them.
+            first_frame: of the whole video, where the stretch begins.
+        """
+        self.frames = evenly_spaced(num_frames, picks)
+        self.pictures: dict[int, Image.Image] = {}
+        self.seen = first_frame
+
+    def add(self, frames: Frames) -> None:
+        """Let the next frames (frames, height, width, 3) of the stretch pass by."""
+        for offset, frame in enumerate(frames):
+            if self.seen + offset in self.frames:
+                self.pictures[self.seen + offset] = _resize(Image.fromarray(_eight_bits(frame)))
+        self.seen += len(frames)
+
+    def watch(self, batches: Iterable[Frames]) -> Iterator[Frames]:
+        """Hand on frames as they come, and let them pass by."""
+        for frames in batches:
+            self.add(frames)
+            yield frames
+
+    def to_png(self) -> dict[int, bytes]:
+        """The pictures by frame, to be kept or sent; nothing is lost."""
+        return {frame: _png(picture) for frame, picture in self.pictures.items()}
 
 
 class ContactSheet:
@@ -41,27 +79,31 @@ class ContactSheet:
             picks: pictures on the sheet; the first and the last frame are among them.
             columns: pictures side by side.
         """
-        self.frames = evenly_spaced(num_frames, picks)
+        self._thumbnails = Thumbnails(num_frames, picks=picks)
+        self.frames = self._thumbnails.frames
         self._title, self._fps, self._columns = title, fps, min(columns, len(self.frames))
-        self._pictures: dict[int, Image.Image] = {}
-        self._seen = 0
 
     def add(self, frames: Frames) -> None:
         """Let the next frames (frames, height, width, 3) of the video pass by."""
-        for offset, frame in enumerate(frames):
-            if self._seen + offset in self.frames:
-                self._pictures[self._seen + offset] = _resize(Image.fromarray(frame))
-        self._seen += len(frames)
+        self._thumbnails.add(frames)
+
+    def merge(self, pictures: Mapping[int, bytes]) -> None:
+        """Take what ``Thumbnails.to_png`` gave for a stretch; in any order of stretches."""
+        for frame, png in pictures.items():
+            with Image.open(BytesIO(png), formats=["PNG"]) as picture:
+                self._thumbnails.pictures[frame] = picture.convert("RGB")
 
     def image(self) -> Image.Image:
         """Draw the sheet.
 
         Raises:
-            ValueError: the video has not passed by as far as its last frame.
+            ValueError: not all of its frames have passed by.
         """
-        if len(self._pictures) < len(self.frames):
-            raise ValueError(f"a contact sheet of frame {self.frames[-1]} has seen {self._seen}")
-        width, height = self._pictures[0].size
+        pictures = self._thumbnails.pictures
+        missing = [frame for frame in self.frames if frame not in pictures]
+        if missing:
+            raise ValueError(f"a contact sheet has not seen frames {missing}")
+        width, height = pictures[0].size
         rows = -(-len(self.frames) // self._columns)
         inner_width = self._columns * (width + _GAP) - _GAP
         title = _wrap(self._title, inner_width)
@@ -76,7 +118,7 @@ class ContactSheet:
             row, column = divmod(number, self._columns)
             x = _MARGIN + column * (width + _GAP)
             y = top + row * (height + _CAPTION_HEIGHT + _GAP)
-            sheet.paste(self._pictures[frame], (x, y))
+            sheet.paste(pictures[frame], (x, y))
             draw.text((x, y + height + 5), self._caption(frame), fill=_CAPTION, font=_font(14))
         return sheet
 
@@ -106,6 +148,17 @@ def _resize(frame: Image.Image) -> Image.Image:
     divisor = round(frame.width / _CELL_WIDTH)
     size = (frame.width // divisor, frame.height // divisor)
     return frame.resize(size, Image.Resampling.LANCZOS)
+
+
+def _eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
+    """Of 16 bits the nearest of 8: 65,535 = 255 * 257."""
+    return frame if frame.dtype == np.uint8 else ((frame + np.uint32(128)) // 257).astype(np.uint8)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -1,45 +1,44 @@
-"""Frames to a video file: H.264 in MP4, for players, browsers and editors alike.
+"""Frames to a video file or a folder of pictures.
 
-The same frames, settings and ffmpeg give the same bytes. x264 writes its number of threads into
-the stream, so that is a setting, never the number of the machine's cores.
+The same frames, settings and ffmpeg give the same bytes. Encoders write their number of threads
+into the stream, so that is a setting, never the number of the machine's cores.
 """
 
 from __future__ import annotations
 
-import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import ffmpeg
 import numpy as np
+from numpy.typing import NDArray
 
+from glc_ray.config import EncodeSpec
 from glc_ray.media.decode import Frames
-from glc_ray.media.ffmpeg import FFmpegProcess, find_ffmpeg
-from glc_ray.media.whole_file import whole_file
-from glc_ray.protocols import UserError
+from glc_ray.media.ffmpeg import FFmpegProcess
+from glc_ray.media.formats import Encoding, choose
+from glc_ray.media.join import Segment, join_segments
+from glc_ray.media.muxing import (
+    bytes_of,
+    file_url,
+    frame_pattern,
+    output_options,
+    write_folder_tags,
+)
+from glc_ray.media.whole_file import whole_file, whole_folder
+
+Rate: TypeAlias = float | Fraction
 
 _BT709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
-
-# Tags that MP4 has atoms for; every player shows them.
-_MP4_TAGS = {"title", "artist", "album", "comment", "copyright", "date", "description", "genre"}
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """How frames are compressed."""
-
-    crf: int = 18
-    """Quality of x264: 0 lossless, 51 worst."""
-    preset: str = "medium"
-    """Effort of x264, ``ultrafast`` to ``veryslow``."""
-    threads: int = 2
-    """Threads of x264; part of the bytes of the file."""
+_SRGB = {"color_primaries": "bt709", "color_trc": "iec61966-2-1", "colorspace": "gbr"}
 
 
 @dataclass(frozen=True)
@@ -65,56 +64,72 @@ class VideoWriter:
         *,
         width: int,
         height: int,
-        fps: float | Fraction,
-        settings: EncodeSettings | None = None,
+        fps: Rate,
+        encoding: Encoding,
         metadata: Mapping[str, str] | None = None,
-        program: str | None = None,
+        muxer: str | None = None,
+        first_frame: int = 0,
     ) -> None:
         """Start ffmpeg.
 
         Args:
-            path: the MP4 file, written in place (``encode_video`` writes atomically).
-            width: in pixels, even.
-            height: in pixels, even.
+            path: the file, or the folder, which must be there; written in place
+                (``encode_video`` writes atomically).
+            width: in pixels.
+            height: in pixels.
             fps: frames per second.
-            settings: how frames are compressed.
-            metadata: tags of the container; values may hold any characters.
-            program: an ffmpeg; see ``find_ffmpeg``.
+            encoding: how frames are compressed. GIF is made from lossless segments only, because
+                its palette is chosen from all frames.
+            metadata: tags of the file; values may hold any characters.
+            muxer: ffmpeg's name of the container; none is the format's own.
+            first_frame: number of the first frame, in the file names of a folder.
 
         Raises:
-            UserError: no ffmpeg, or a side is odd.
+            UserError: the format cannot hold this size.
         """
-        _check_even(width, height)
+        encoding.check_size(width, height)
+        self._dtype = np.dtype(np.uint8 if encoding.bit_depth == 8 else np.uint16)
+        self._linear = encoding.pixels.bits == 32
         self._frame_shape = (height, width, 3)
         self.num_frames = 0
         source = ffmpeg.input(
             "pipe:0",
             format="rawvideo",
-            pixel_format="rgb24",
+            pixel_format=_raw_format(encoding),
             video_size=(width, height),
             framerate=str(Fraction(str(fps))),
         )
-        # file: and the absolute path keep "-x.mp4" and "a:b.mp4" from being read as an option or a
-        # protocol.
-        output = _to_yuv420p_bt709(source).output(
-            f"file:{path.absolute()}", **_options(settings or EncodeSettings(), metadata or {})
-        )
-        self._process = FFmpegProcess(output, find_ffmpeg(program))
+        options = {**encoding.options, **output_options(encoding.format, metadata or {}, muxer)}
+        if not encoding.pixels.rgb:
+            options |= {"color_range": "tv", **_BT709}
+        if encoding.format.suffix:
+            target = file_url(path)
+        else:
+            target = frame_pattern(path, encoding.format)
+            options["start_number"] = first_frame
+        output = _converted(source, encoding).output(target, **options)
+        if encoding.encoder.upload:
+            # ffmpeg finds the device; one that is missing is an error when it starts.
+            output = output.global_args(
+                *("-init_hw_device", "vaapi=device", "-filter_hw_device", "device")
+            )
+        self._process = FFmpegProcess(output, encoding.program)
 
     def write(self, frames: Frames) -> None:
-        """Encode frames (frames, height, width, 3) uint8 RGB.
+        """Encode frames (frames, height, width, 3) RGB of the encoding's bit depth.
 
         Raises:
             ValueError: another size or type.
             FFmpegError: ffmpeg died.
         """
-        if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape:
+        if frames.dtype != self._dtype or frames.shape[1:] != self._frame_shape:
             raise ValueError(
-                f"expected uint8 frames (n, {', '.join(map(str, self._frame_shape))}), "
+                f"expected {self._dtype} frames (n, {', '.join(map(str, self._frame_shape))}), "
                 f"got {frames.dtype} {frames.shape}"
             )
         if len(frames):
-            self._process.write(np.ascontiguousarray(frames).data.cast("B"))
+            raw = _linear_planes(frames) if self._linear else np.ascontiguousarray(frames)
+            self._process.write(raw.data.cast("B"))
             self.num_frames += len(frames)
 
     def __enter__(self) -> VideoWriter:
@@ -137,44 +152,75 @@ def encode_video(
     batches: Iterable[Frames],
     path: Path,
     *,
-    fps: float | Fraction,
-    settings: EncodeSettings | None = None,
+    fps: Rate,
+    settings: EncodeSpec | None = None,
     metadata: Mapping[str, str] | None = None,
     program: str | None = None,
 ) -> EncodeReport:
-    """Write a video; the file appears at ``path`` whole or not at all.
+    """Write a video in one piece; it appears at ``path`` whole or not at all.
 
     Args:
-        batches: frames (frames, height, width, 3) uint8 RGB, taken one batch at a time.
-        path: the MP4 file.
+        batches: frames (frames, height, width, 3) RGB of the encoding's bit depth (see
+            ``formats.check``), taken one batch at a time.
+        path: the file, or the folder of pictures.
         fps: frames per second.
-        settings: how frames are compressed.
-        metadata: tags of the container; values may hold any characters.
+        settings: how frames are compressed; none is H.264.
+        metadata: tags of the file; values may hold any characters.
         program: an ffmpeg; see ``find_ffmpeg``.
 
     Raises:
-        UserError: no ffmpeg, or a side is odd.
+        UserError: no ffmpeg, settings that it cannot do, or a size that the format cannot hold.
         ValueError: no frames, or frames of different sizes.
         FFmpegError: ffmpeg failed; the message ends with its last lines.
     """
-    program = find_ffmpeg(program)  # before the first frame is decoded
+    encoding = choose(settings or EncodeSpec(), program=program)  # before a frame is decoded
     started = time.perf_counter()
-    source = _Timed(batches)
+    source = Timed(batches)
+    tags = metadata or {}
+    if encoding.format.join == "encode":
+        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+            segment = Path(folder) / f"whole{encoding.segment_suffix}"
+            size = encode_frames(source, segment, fps=fps, encoding=encoding.segment, muxer="mov")
+            pieces = [Segment(segment, size.num_frames)]
+            size_bytes = join_segments(pieces, path, fps=fps, encoding=encoding, metadata=tags)
+    else:
+        whole = whole_file if encoding.format.suffix else whole_folder
+        with whole(path) as partial:
+            size = encode_frames(source, partial, fps=fps, encoding=encoding, metadata=tags)
+            if not encoding.format.suffix:
+                write_folder_tags(partial, fps, size.num_frames, tags)
+            size_bytes = bytes_of(partial)
+    encode_s = time.perf_counter() - started - source.waited_s
+    return EncodeReport(
+        size.num_frames, size.width, size.height, size_bytes, source.waited_s, encode_s
+    )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of what was encoded."""
+
+    num_frames: int
+    width: int
+    height: int
+
+
+def encode_frames(
+    batches: Iterable[Frames], path: Path, *, encoding: Encoding, **options: Any
+) -> Size:
+    """Write frames to ``path`` in place; options and errors are those of ``VideoWriter``."""
+    source = iter(batches)
     first = next(source, None)
     if first is None:
         raise ValueError(f"no frames for {path}")
     _, height, width, _ = first.shape
-    options: dict[str, Any] = {"fps": fps, "settings": settings, "metadata": metadata}
-    with whole_file(path) as partial:
-        with VideoWriter(partial, width=width, height=height, program=program, **options) as writer:
-            for frames in chain([first], source):
-                writer.write(frames)
-        size_bytes = partial.stat().st_size
-    encode_s = time.perf_counter() - started - source.waited_s
-    return EncodeReport(writer.num_frames, width, height, size_bytes, source.waited_s, encode_s)
+    with VideoWriter(path, width=width, height=height, encoding=encoding, **options) as writer:
+        for frames in chain([first], source):
+            writer.write(frames)
+    return Size(writer.num_frames, width, height)
 
 
-class _Timed(Iterator[Frames]):
+class Timed(Iterator[Frames]):
     """Counts the seconds that the consumer waits."""
 
     def __init__(self, batches: Iterable[Frames]) -> None:
@@ -189,59 +235,37 @@ class _Timed(Iterator[Frames]):
             self.waited_s += time.perf_counter() - started
 
 
-def _check_even(width: int, height: int) -> None:
-    """An error rather than padding: sizes here are multiples of the VAE's spatial ratio, so that an
-    odd side is a mistake, which a black line at the edge would hide."""
-    if width % 2 or height % 2:
-        raise UserError(
-            f"the picture is {width} x {height} pixels, but yuv420p halves the colour and needs "
-            f"even sides; use {width // 2 * 2} x {height // 2 * 2} or "
-            f"{-(-width // 2) * 2} x {-(-height // 2) * 2}"
-        )
+def _raw_format(encoding: Encoding) -> str:
+    """ffmpeg's name of the pixels that go into its pipe."""
+    if encoding.pixels.bits == 32:
+        return "gbrpf32le"
+    return "rgb24" if encoding.bit_depth == 8 else "rgb48le"
 
 
-def _to_yuv420p_bt709(source: Any) -> Any:
-    """Full-range RGB to limited-range BT.709, converted and tagged: without the tags players guess
-    by height, without the conversion ffmpeg uses the BT.601 matrix."""
+def _converted(source: Any, encoding: Encoding) -> Any:
+    """Full-range RGB to the stored pixels, converted and tagged. YUV is limited-range BT.709:
+    without the tags players guess by height, without the conversion ffmpeg uses the BT.601 matrix.
+    """
+    if encoding.pixels.rgb:
+        tags = {**_SRGB, "range": "pc"}
+        if encoding.pixels.bits == 32:
+            tags["color_trc"] = "linear"
+        return source.filter("format", encoding.pix_fmt).filter("setparams", **tags)
     precise = "bicubic+accurate_rnd+full_chroma_int+bitexact"
     converted = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags=precise)
     tags = {**_BT709, "range": "tv"}
-    return converted.filter("format", "yuv420p").filter("setparams", **tags)
+    tagged = converted.filter("format", encoding.pix_fmt).filter("setparams", **tags)
+    return tagged.filter("hwupload") if encoding.encoder.upload else tagged
 
 
-def _options(settings: EncodeSettings, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """ffmpeg's options of the output file."""
-    movflags = "+faststart"
-    if not metadata.keys() <= _MP4_TAGS:
-        movflags += "+use_metadata_tags"  # or ffmpeg drops the keys that MP4 does not know
-    # ffmpeg-python takes each option once; ffmpeg ignores what follows "metadata:g".
-    tags = {
-        f"metadata:g:{index}": f"{_checked_key(key)}={_as_argument(value)}"
-        for index, (key, value) in enumerate(metadata.items())
-    }
-    return {
-        "format": "mp4",
-        "vcodec": "libx264",
-        "crf": settings.crf,
-        "preset": settings.preset,
-        "threads": settings.threads,
-        "movflags": movflags,
-        # No version of the muxer in the file.
-        "fflags": "+bitexact",
-        "flags": "+bitexact",
-        "color_range": "tv",
-        **_BT709,
-        **tags,
-    }
+def _linear_planes(frames: Frames) -> NDArray[np.float32]:
+    """(n, height, width, RGB) display values -> (n, GBR, height, width) linear light."""
+    return np.stack([_linear_light()[frames[..., colour]] for colour in (1, 2, 0)], axis=1)
 
 
-def _checked_key(key: str) -> str:
-    if not key.replace("_", "").isalnum() or not key.isascii():
-        raise ValueError(f"metadata key {key!r}: use ASCII letters, digits and _")
-    return key
-
-
-def _as_argument(value: str) -> str:
-    """What an argument of a program can hold: no NUL, and only what the locale can encode."""
-    encoding = sys.getfilesystemencoding()
-    return str(value).replace("\0", "�").encode(encoding, "replace").decode(encoding)
+@lru_cache
+def _linear_light() -> NDArray[np.float32]:
+    """The sRGB curve (IEC 61966-2-1) undone, for each of 65,536 values."""
+    value = np.arange(65536) / 65535
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return linear.astype(np.dtype("<f4"))

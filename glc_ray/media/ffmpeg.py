@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -48,6 +50,28 @@ def find_ffmpeg(named: str | None = None) -> str:
             "none on PATH; install ffmpeg (apt install ffmpeg, conda install ffmpeg) or name one "
             f"by {FFMPEG_VARIABLE}=/path/to/ffmpeg"
         ) from None
+
+
+@lru_cache
+def encoders_of(program: str) -> frozenset[str]:
+    """Names of the video encoders that an ffmpeg was built with; it is asked once.
+
+    Raises:
+        FFmpegError: it did not answer.
+    """
+    asked = [program, "-hide_banner", "-encoders"]
+    try:
+        answer = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True)  # noqa: S603
+    except OSError as error:
+        raise FFmpegError(f"{program} cannot be run: {error}") from None
+    if answer.returncode != 0:
+        said = answer.stderr.decode(errors="replace").strip() or "(it said nothing)"
+        raise FFmpegError(f"{program} -encoders failed with exit code {answer.returncode}:\n{said}")
+    # " V....D libx264   H.264 / AVC ..."; six letters of flags, the first one V for video.
+    rows = (line.split() for line in answer.stdout.decode(errors="replace").splitlines())
+    return frozenset(
+        row[1] for row in rows if len(row) > 1 and len(row[0]) == 6 and row[0][0] == "V"
+    )
 
 
 class FFmpegProcess:
@@ -118,6 +142,8 @@ class FFmpegProcess:
         self._reader.join()
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         said = "\n".join(self._last_lines) or "(it said nothing)"
+        if os.strerror(errno.ENOSPC) in said:
+            how += ", because the disk that it writes to is full"
         return FFmpegError(f"ffmpeg {how}:\n{said}")
 
 

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +22,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a new, hidden folder beside ``path``; rename it to ``path`` when the block succeeds.
+
+    A folder that was at ``path`` is moved aside just before, and removed just after.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    old = path.with_name(f".{path.name}.{uuid4().hex}.old")
+    try:
+        partial.mkdir()
+        yield partial
+        if path.exists():
+            path.replace(old)
+        partial.replace(path)
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from glc_ray.config import EncodeSpec
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.decode import Frames, stream_decode
-from glc_ray.media.encode import EncodeReport, EncodeSettings, encode_video
+from glc_ray.media.encode import EncodeReport, encode_video
+from glc_ray.media.formats import choose
 from glc_ray.protocols import FrameDecoder
 
 
@@ -23,8 +25,7 @@ def write_video(
     num_frames: int,
     fps: float | Fraction,
     prompt: str,
-    crf: int = EncodeSettings.crf,
-    preset: str = EncodeSettings.preset,
+    settings: EncodeSpec | None = None,
     metadata: Mapping[str, str] | None = None,
     on_frames: Callable[[int], None] | None = None,
 ) -> EncodeReport:
@@ -35,25 +36,25 @@ def write_video(
     Args:
         decoder: a loaded VAE.
         latents_BFCHW: (1, K, C, H, W) final latents on any device.
-        video_path: the MP4 file.
+        video_path: the file, or the folder of pictures.
         contact_sheet_path: the PNG file.
         num_frames: how many frames the video gets; what the latents give beyond is dropped.
         fps: frames per second.
         prompt: title of the contact sheet.
-        crf: quality of x264: 0 lossless, 51 worst.
-        preset: effort of x264.
+        settings: how frames are compressed; none is H.264.
         metadata: tags of the container; values may hold any characters.
         on_frames: called with the number of frames so far after each temporal batch.
 
     Raises:
-        UserError: no ffmpeg, or a side of the picture is odd.
+        UserError: no ffmpeg, settings that it cannot do, or a size that the format cannot hold.
         NonFiniteError: latents or pixels hold NaN or infinity.
         FFmpegError: ffmpeg failed; the message ends with its last lines.
         ValueError: the latents decode to fewer than ``num_frames`` frames.
     """
     sheet = ContactSheet(num_frames, title=prompt, fps=fps)
-    frames = _watch(stream_decode(decoder, latents_BFCHW), num_frames, sheet, on_frames)
-    settings = EncodeSettings(crf=crf, preset=preset)
+    settings = settings or EncodeSpec()
+    decoded = stream_decode(decoder, latents_BFCHW, choose(settings).bit_depth)
+    frames = _watch(decoded, num_frames, sheet, on_frames)
     report = encode_video(frames, video_path, fps=fps, settings=settings, metadata=metadata)
     sheet.save(contact_sheet_path)
     return report

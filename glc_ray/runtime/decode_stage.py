@@ -71,8 +71,7 @@ class DecodeEncodeStage:
                 num_frames=num_frames,
                 fps=job.pipeline.video.fps,
                 prompt=job.prompt,
-                crf=job.pipeline.encode.crf,
-                preset=job.pipeline.encode.preset,
+                settings=job.pipeline.encode,
                 metadata={
                     "title": job.prompt,
                     "comment": f"glc-ray seed={job.seed} specification={job.specification_hash}",

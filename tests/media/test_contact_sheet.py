@@ -52,7 +52,7 @@ def test_the_right_frames_in_the_right_places():
 
 def test_it_holds_the_picked_frames_only():
     sheet = fill(ContactSheet(145, title="", fps=8), 145)
-    assert len(sheet._pictures) == 12
+    assert len(sheet._thumbnails.pictures) == 12
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_any_title_can_be_drawn(title, tmp_path):
 
 def test_a_video_that_ended_early_is_an_error(tmp_path):
     sheet = fill(ContactSheet(145, title="", fps=8), 100)
-    with pytest.raises(ValueError, match="frame 144 has seen 100"):
+    with pytest.raises(ValueError, match=r"has not seen frames \[105, 118, 131, 144\]"):
         sheet.save(tmp_path / "sheet.png")
     assert names(tmp_path) == []

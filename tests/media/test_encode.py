@@ -13,11 +13,13 @@ import av
 import numpy as np
 import pytest
 
-from glc_ray.media.encode import EncodeSettings, VideoWriter, encode_video
+from glc_ray.config import EncodeSpec
+from glc_ray.media.encode import VideoWriter, encode_video
 from glc_ray.media.ffmpeg import FFmpegError, find_ffmpeg
+from glc_ray.media.formats import choose
 from glc_ray.protocols import UserError
 
-FAST = EncodeSettings(preset="ultrafast")
+FAST = EncodeSpec(preset="ultrafast")
 NASTY = 'it\'s "a"; b=c:d,\\e\n#-y %s $(id) `id` 日本 🎈'
 
 
@@ -99,7 +101,7 @@ def test_colours_are_converted_and_tagged_bt709(video):
 def test_luma_is_that_of_bt709(tmp_path):
     red = np.zeros((1, 16, 16, 3), np.uint8)
     red[..., 0] = 255
-    encode_video([red], tmp_path / "red.mp4", fps=8, settings=EncodeSettings(crf=0))
+    encode_video([red], tmp_path / "red.mp4", fps=8, settings=EncodeSpec(crf=0))
     with av.open(str(tmp_path / "red.mp4")) as container:
         luma = next(container.decode(video=0)).to_ndarray()[:16]
     # 16 + 219 * 0.2126 by BT.709; 81 would be BT.601.
@@ -140,7 +142,7 @@ def test_same_frames_give_the_same_bytes(tmp_path, video):
 
 
 def test_quality_and_effort_reach_the_encoder(tmp_path, video):
-    settings = EncodeSettings(crf=40, preset="veryfast")
+    settings = EncodeSpec(crf=40, preset="veryfast")
     report = encode_video(make_batches(), tmp_path / "small.mp4", fps=8, settings=settings)
     assert report.size_bytes < video.stat().st_size
 
@@ -201,7 +203,7 @@ class TestFailures:
             encode_video(make_batches((1,), height=31, width=47), tmp_path / "v.mp4", fps=8)
         assert str(error.value) == (
             "the picture is 47 x 31 pixels, but yuv420p halves the colour and needs even sides; "
-            "use 46 x 30 or 48 x 32"
+            "use 46 x 30 or 48 x 32, or encode.pix_fmt = 'yuv444p', which takes any size"
         )
         assert names(tmp_path) == []
 
@@ -232,8 +234,9 @@ class TestFailures:
         assert path.read_text() == "old"
 
     def test_an_error_of_ffmpeg_ends_with_its_words(self, tmp_path):
-        settings = EncodeSettings(preset="no such preset")
-        with pytest.raises(FFmpegError, match=r"(?s)failed with exit code \d+:.*no such preset"):
+        # There is no such card here, or it is not free.
+        settings = EncodeSpec(encoder="h264_nvenc")
+        with pytest.raises(FFmpegError, match=r"(?s)failed with exit code \d+:.*h264_nvenc"):
             encode_video(make_batches((400,)), tmp_path / "video.mp4", fps=8, settings=settings)
         assert names(tmp_path) == []
 
@@ -243,7 +246,9 @@ class TestFailures:
 
     def test_ffmpeg_is_killed_in_the_middle(self, tmp_path):
         def write_and_kill():
-            with VideoWriter(tmp_path / "video.mp4", width=48, height=32, fps=8) as writer:
+            encoding = choose(EncodeSpec())
+            path = tmp_path / "video.mp4"
+            with VideoWriter(path, width=48, height=32, fps=8, encoding=encoding) as writer:
                 writer.write(next(make_batches((1,))))
                 os.kill(writer._process._process.pid, signal.SIGKILL)
                 for frames in make_batches((200,) * 5):
@@ -256,7 +261,8 @@ class TestFailures:
         # Far more than a pipe holds, before it reads its input.
         program = tmp_path / "talkative"
         program.write_text(
-            "#!/bin/sh\ni=0\nwhile [ $i -lt 5000 ]; do echo 'a warning of fifty letters' >&2; "
+            "#!/bin/sh\ncase $2 in -encoders) echo V....D libx264; exit;; esac\n"
+            "i=0\nwhile [ $i -lt 5000 ]; do echo 'a warning of fifty letters' >&2; "
             "i=$((i+1)); done\ncat >/dev/null\necho the last words >&2\nexit 3\n"
         )
         program.chmod(0o755)

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLCogVideoX
 from PIL import Image
 
 from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder
+from glc_ray.config import EncodeSpec
 from glc_ray.media.decode import NonFiniteError, stream_decode
 from glc_ray.media.write import write_video
 
@@ -42,14 +43,19 @@ def names(folder: Path) -> list[str]:
 
 
 def write(decoder, latents, folder: Path, **options):
-    options = {"num_frames": 17, "fps": 8, "prompt": "a red ball", "preset": "fast", **options}
+    options = {"num_frames": 17, "fps": 8, "prompt": "a red ball", **options}
     return write_video(decoder, latents, folder / "v.mp4", folder / "s.png", **options)
 
 
 def test_video_and_contact_sheet(decoder, latents, tmp_path):
     done = []
     report = write(
-        decoder, latents, tmp_path, crf=1, metadata={"title": "a red ball"}, on_frames=done.append
+        decoder,
+        latents,
+        tmp_path,
+        settings=EncodeSpec(crf=1, preset="fast"),
+        metadata={"title": "a red ball"},
+        on_frames=done.append,
     )
     assert names(tmp_path) == ["s.png", "v.mp4"]
     assert (report.num_frames, report.width, report.height) == (17, 48, 32)
