@@ -96,8 +96,9 @@ class Path:
 
     @property
     def anchor(self) -> Window | None:
-        """The window whose keys and values the others are blended with (ABAM)."""
-        return self.windows[0] if isinstance(self.attention, AnchorAttention) else None
+        """The window whose keys and values the others are blended with (ABAM), if there are any."""
+        is_anchored = isinstance(self.attention, AnchorAttention) and len(self.windows) > 1
+        return self.windows[0] if is_anchored else None
 
     def batches(self, batch_size: int) -> tuple[tuple[Window, ...], ...]:
         """Windows in groups of at most ``batch_size``, in order; an anchor is alone.
@@ -344,6 +345,12 @@ class DecoderFacts:
     at frame 0, whatever the weights: as far as an output frame can see back."""
     tiles: TileGeometry | None = None
     """Tile geometry; None decodes the whole picture as one tile."""
+
+    @property
+    def least_warmup(self) -> int:
+        """Latent frames that a decode must begin before another frame than 0, where an odd batch
+        would give the frames of a video's beginning."""
+        return self.batch_size % 2
 
     def temporal_batches(self, num_latent_frames: int) -> Iterator[slice]:
         """Slices of latent frames that must be decoded together, in order (a decode is exactly

@@ -48,13 +48,21 @@ class AnchorCache:
     def get(self, key: tuple[str, int, str]) -> AnchorStates | None:
         """The states of (video, step, path), if they are kept."""
         kept_key, states = self._kept.get(key[0], (None, None))
-        return states if kept_key == key else None
+        if kept_key != key:
+            return None
+        # So that a video that is done goes before one in flight.
+        self._kept.move_to_end(key[0])
+        return states
 
     def make_room(self, key: tuple[str, int, str]) -> None:
         """Let go of what ``key`` will take the place of, before its states are computed."""
         self._kept.pop(key[0], None)
         while len(self._kept) >= self._num_videos:
             self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._kept.clear()
 
     def put(self, key: tuple[str, int, str], states: AnchorStates) -> None:
         """Keep the states of (video, step, path)."""
@@ -97,8 +105,10 @@ class GuidedModel(ABC):
         """Text features on the CPU, ``prompt_embeds`` (P, 2, S, D): [unconditional, conditional].
 
         By diffusers' own ``encode_prompt``. The text encoder may take more memory than the
-        transformer: it is on the device only while it works.
+        transformer: it is on the device only while it works, and anchors make room for it (those
+        of a video in flight are computed again).
         """
+        self._anchors.clear()
         text = self.text_pipeline
         text.text_encoder.to(self.device)
         try:
@@ -182,13 +192,12 @@ class GuidedModel(ABC):
         anchor_BFCHW: Tensor | None,
         options: AnchorAttention,
     ) -> Tensor:
-        if options.weight == float(options.literal):
-            # The anchor has no share.
+        if forward.anchor is None or options.weight == float(options.literal):
+            # No other window, or no share.
             return self._run(clips_BFCHW, forward, conditioning, None)
         if forward.is_anchor:
             return self._record(clips_BFCHW, forward, conditioning, options)
         assert anchor_BFCHW is not None, "a clip without its anchor"
-        assert forward.anchor is not None
         if options.cache == "recompute":
             self.anchor_forwards += 1
             together = replace(

@@ -74,6 +74,7 @@ class PoolDenoiser:
         self.num_windows = 0
         self.anchor_forwards = 0
         self._planner = planner
+        self._workers = workers
         self._on_windows = on_windows or (lambda done, total: None)
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
@@ -87,6 +88,7 @@ class PoolDenoiser:
         Raises:
             DenoiseError: a batch failed as often as it may, or no worker is left.
         """
+        self._see_who_lives()
         forwards = self._planner.forwards(plan)
         # Without an anchor no group suits a worker better than another.
         groups = [None if forward.anchor is None else forward.path for forward in forwards]
@@ -125,12 +127,17 @@ class PoolDenoiser:
         """Wait for one event: an answer, a failure, or a worker that has started."""
         (ref,), _ = ray.wait([*step.running, *self._starting], num_returns=1)
         if ref in self._starting:
-            self._welcome(ref)
+            self._welcome(ref, others_run=bool(step.running))
             return
         assignment = step.running.pop(ref)
         try:
             result = ray.get(ref)
         except RayError as error:
+            is_numeric = isinstance(getattr(error, "cause", None), FloatingPointError)
+            if is_numeric:
+                # It would be the same again, and the worker is well.
+                self._idle.append(assignment.worker)
+                raise DenoiseError(_of(step, assignment, reason(error))) from None
             self._restart(assignment.worker, error)
             self._fail(step, assignment, reason(error))
             return
@@ -146,24 +153,31 @@ class PoolDenoiser:
         try:
             step.dispatch.fail(assignment, why)
         except TaskFailedError as error:
-            windows = [window.index for window in step.forwards[assignment.task].windows]
-            raise DenoiseError(
-                f"step {step.plan.step_index} (timestep {step.plan.timestep}), "
-                f"windows {windows}: {error}"
-            ) from None
+            raise DenoiseError(_of(step, assignment, str(error))) from None
+
+    def _see_who_lives(self) -> None:
+        """Ask idle workers for a sign before a step: one that died unseen gets no task, which would
+        count as the task's failure."""
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            self._await_start(worker)
 
     def _await_start(self, worker: Any) -> None:
         # Ray repeats the question for as long as the actor is being restarted, somewhere.
         ref = worker.ready.options(max_task_retries=-1).remote()
         self._starting[ref] = worker
 
-    def _welcome(self, ref: Any) -> None:
-        """A worker has loaded its model, or never will."""
+    def _welcome(self, ref: Any, *, others_run: bool = False) -> None:
+        """A worker has loaded its model, or never will.
+
+        Raises:
+            DenoiseError: it never will, and it was the last.
+        """
         worker = self._starting.pop(ref)
         try:
             ray.get(ref)
         except RayError as error:
-            if not (self._starting or self._idle):
+            if not (self._starting or self._idle or others_run):
                 raise DenoiseError(f"no denoiser can start: {reason(error)}") from None
             return
         self._idle.append(worker)
@@ -176,7 +190,10 @@ class PoolDenoiser:
         self._await_start(worker)
 
     def _encode(self) -> Any:
-        """Encode the prompts on the first worker that is ready; a reference that all share."""
+        """Encode the prompts on one worker; a reference that all share.
+
+        The first of those that are ready, so that few of them load the text encoder.
+        """
         job = self._planner.job
         prompts = tuple(prompt.text for prompt in job.timeline)
         reasons: list[str] = []
@@ -184,7 +201,8 @@ class PoolDenoiser:
             while not self._idle:
                 (ref,), _ = ray.wait(list(self._starting), num_returns=1)
                 self._welcome(ref)
-            worker = self._idle.pop(0)
+            worker = min(self._idle, key=self._workers.index)
+            self._idle.remove(worker)
             try:
                 encoded = ray.get(
                     worker.encode_prompts.remote(prompts, job.pipeline.sampling.negative_prompt)
@@ -196,6 +214,13 @@ class PoolDenoiser:
             self._idle.append(worker)
             return ray.put(encoded)
         raise DenoiseError(f"the prompt cannot be encoded: {reasons[-1]}")
+
+
+def _of(step: _Step, assignment: Assignment, what: str) -> str:
+    """What happened, with step and windows."""
+    windows = [window.index for window in step.forwards[assignment.task].windows]
+    plan = step.plan
+    return f"step {plan.step_index} (timestep {plan.timestep}), windows {windows}: {what}"
 
 
 def _array(tensor: Tensor) -> Array:
