@@ -144,8 +144,9 @@ def stretch_pixels(
             stretch and its warm-up are touched.
         stretch: what to decode; at least one segment.
         warmup: latent frames before it whose output is dropped, rounded up to whole temporal
-            batches; fewer where the video begins. None is the least number with which the result
-            is bit-equal to a decode of the whole video whatever the weights.
+            batches and to one for Wan, whose first latent frame gives one frame; fewer where the
+            video begins. None is as many as make the result bit-equal to a decode of the whole
+            video, whatever the weights.
         tiles: who decodes tiles; the decoder itself unless given.
 
     Yields:
@@ -155,6 +156,7 @@ def stretch_pixels(
         NonFiniteError: latents or pixels hold NaN or infinity.
     """
     warmup = decoder.facts.exact_warmup if warmup is None else warmup
+    warmup = max(warmup, decoder.facts.least_warmup)
     start, stop = stretch[0].start, stretch[-1].stop
     batches = [
         batch

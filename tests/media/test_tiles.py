@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glc_ray.media.tiles import blend_tiles, tile_grid
+from glc_ray.media.tiles import assign_tiles, blend_tiles, tile_grid, tile_sizes
 from glc_ray.protocols import TileAxis, TileGeometry
 
 RATIO = 8
@@ -41,6 +41,31 @@ def test_tiles_cover_the_picture_and_blend_back_to_it(vertical, horizontal, heig
     tiles = [_enlarge(latents[..., rows, columns]) for rows, columns in grid]
     picture = blend_tiles(tiles, grid, geometry)
     torch.testing.assert_close(picture, _enlarge(latents))
+
+
+def test_tiles_of_cogvideox_on_two_decoders():
+    grid = tile_grid(COGVIDEOX, 60, 90)
+    sizes = tile_sizes(grid)
+    assert sizes == (1350, 1350, 540, 1350, 1350, 540, 450, 450, 180)
+    assert [sum(sizes[place] for place in share) for share in assign_tiles(grid, 2)] == [3870, 3690]
+
+
+@given(axes(), axes(), st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_every_tile_has_one_worker_and_none_has_much_more(
+    vertical, horizontal, height, width, workers
+):
+    grid = tile_grid(TileGeometry(vertical, horizontal), height, width)
+    shares = assign_tiles(grid, workers)
+    assert len(shares) == min(workers, len(grid))
+    assert sorted(place for share in shares for place in share) == list(range(len(grid)))
+    sizes = tile_sizes(grid)
+    loads = [sum(sizes[place] for place in share) for share in shares]
+    # Graham's bound of the rule: 4/3 - 1/(3 workers) of the best, which is at least the mean.
+    best = max(sum(sizes) / len(shares), max(sizes))
+    lower = sorted(sizes, reverse=True)
+    if len(grid) > len(shares):
+        best = max(best, lower[len(shares) - 1] + lower[len(shares)])
+    assert max(loads) <= (4 / 3 - 1 / (3 * len(shares))) * best + min(sizes)
 
 
 def _enlarge(latents: torch.Tensor) -> torch.Tensor:
