@@ -292,8 +292,9 @@ class DecodeSpec(_Spec):
     """Latent frames decoded and dropped in front of a stretch. None is what makes it bit-equal to a
     decode of the whole video, whatever the weights: 76 for CogVideoX, 38 for Wan, 44 for toyworld.
     With fewer the last bits depend on the number of decoders. Largest error measured, where half an
-    8-bit level is 3.9e-3: CogVideoX 8.0e-4 at 18, 2.6e-5 at 24; Wan 0.03 at 20, 5e-5 at 30;
-    toyworld 2e-4 at 14, 2e-6 at 20."""
+    8-bit level is 3.9e-3: CogVideoX 5e-3 at 14, 3e-4 at 18, 7e-6 at 24 (random weights); Wan 3e-2
+    at 20, 1.4e-3 at 25, 3e-5 at 30 (random weights); toyworld 4e-3 at 10, 2e-4 at 14, 4e-6 at 18.
+    From there on what is left is rounding, which ends only with the bound."""
     parallel: Literal["auto", "videos", "tiles", "stretches"] = "auto"
     """What several decoders share: whole videos, the tiles of a picture or stretches of time; auto
     takes what is estimated to be fastest. Bit-equal, unless warmup is short."""
