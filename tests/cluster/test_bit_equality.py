@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from glc_ray.runtime.coordinator import Coordinator
 from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.pool import DenoiseError, PoolDenoiser
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
+from tests.tiny_wan import tiny_wan_job
 
 
 @contextmanager
@@ -59,12 +60,17 @@ def job(tiny_pipeline: Path) -> VideoJob:
     return VideoJob(prompt="a red ball", seed=5, pipeline=load_pipeline(str(tiny_pipeline)))
 
 
-def test_one_and_three_workers_equal_the_in_process_loop(ray_cluster: None, job: VideoJob) -> None:
+def check(job: VideoJob) -> None:
+    """One worker and three give what the in-process loop gives."""
     expected = in_process(job)
     assert np.isfinite(expected).all()
-    for num_workers in (1, 3):
-        with actors(job, num_workers) as workers:
-            assert np.array_equal(on_workers(job, workers), expected), f"{num_workers} workers"
+    with actors(job, 3) as workers:
+        for num_workers in (1, 3):
+            assert np.array_equal(on_workers(job, workers[:num_workers]), expected), num_workers
+
+
+def test_one_and_three_workers_equal_the_in_process_loop(ray_cluster: None, job: VideoJob) -> None:
+    check(job)
 
 
 @pytest.mark.parametrize("cache", ["cpu", "recompute"])
@@ -72,10 +78,29 @@ def test_wherever_anchors_are_kept(ray_cluster: None, tiny_pipeline: Path, cache
     """The default, on the device, is in the test above."""
     spec = load_pipeline(str(tiny_pipeline), [("glc.abam.cache", cache)])
     job = VideoJob(prompt="a red ball", seed=5, pipeline=spec)
-    expected = in_process(job)
-    for num_workers in (1, 3):
-        with actors(job, num_workers) as workers:
-            assert np.array_equal(on_workers(job, workers), expected), f"{num_workers} workers"
+    check(job)
+
+
+@pytest.mark.parametrize("method", ["glc", "freenoise"])
+def test_a_stochastic_scheduler_rotary_positions_and_half_precision(
+    ray_cluster: None, tiny_model: Callable[[str], Path], tiny_pipeline: Path, method: str
+) -> None:
+    """FreeNoise divides its one window within attention here."""
+    options = [
+        ("model.path", str(tiny_model("rotary"))),
+        ("model.dtype", "bfloat16"),
+        ("sampling.scheduler", "CogVideoXDPMScheduler"),
+        ("method", method),
+    ]
+    spec = load_pipeline(str(tiny_pipeline), options)
+    check(VideoJob(prompt="a red ball", seed=5, pipeline=spec))
+
+
+def test_two_transformers_of_wan_and_a_multistep_scheduler(
+    ray_cluster: None, tiny_wan: Callable[[str], Path]
+) -> None:
+    sampling = {"num_steps": 4, "guidance_scale": 3.0}
+    check(tiny_wan_job(tiny_wan("two"), num_frames=33, sampling=sampling))
 
 
 def test_embedded_model_on_two_workers_equals_the_in_process_loop(ray_cluster: None) -> None:
