@@ -100,8 +100,7 @@ class VideoWriter:
             framerate=str(Fraction(str(fps))),
         )
         options = {**encoding.options, **output_options(encoding.format, metadata or {}, muxer)}
-        if not encoding.pixels.rgb:
-            options |= {"color_range": "tv", **_BT709}
+        options |= {"color_range": "pc"} if encoding.pixels.rgb else {"color_range": "tv", **_BT709}
         if encoding.format.suffix:
             target = file_url(path)
         else:
@@ -180,7 +179,9 @@ def encode_video(
     if encoding.format.join == "encode":
         with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
             segment = Path(folder) / f"whole{encoding.segment_suffix}"
-            size = encode_frames(source, segment, fps=fps, encoding=encoding.segment, muxer="mov")
+            size = encode_frames(
+                source, segment, fps=fps, encoding=encoding.segment, muxer=encoding.segment_muxer
+            )
             pieces = [Segment(segment, size.num_frames)]
             size_bytes = join_segments(pieces, path, fps=fps, encoding=encoding, metadata=tags)
     else:

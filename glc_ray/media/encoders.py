@@ -142,7 +142,8 @@ SVT_AV1 = Encoder(
     Quality("crf", 1, 63, 24),
     _efforts(13),
     "6",
-    options={"svtav1-params": "lp={threads}:irefresh-type=2"},
+    # Temporal filters would change single frames, most of all at the ends of a segment.
+    options={"svtav1-params": "lp={threads}:irefresh-type=2:enable-tf=0"},
 )
 
 AOM_AV1 = Encoder(

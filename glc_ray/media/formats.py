@@ -58,6 +58,7 @@ _TABLE = (
     Format("webp", ".webp", "webp", (e.WEBP,), "encode", 16383, False, options=_LOOP),
     Format("gif", ".gif", "gif", (e.GIF,), "encode", 65535, False, options=_LOOP),
 )
+_SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "image2": ""}
 FORMATS = {format.name: format for format in _TABLE}
 
 
@@ -92,14 +93,20 @@ class Encoding:
 
     @property
     def segment_suffix(self) -> str:
-        """Of the file of one segment; empty for a folder.
+        """Of the file of one segment; empty for a folder."""
+        return _SUFFIXES[self.segment_muxer]
 
-        Segments are in MP4 or QuickTime, whatever the whole: Matroska rounds times to
-        milliseconds, and a whole that is put together of rounded times is not the one-piece file.
+    @property
+    def segment_muxer(self) -> str:
+        """Container of one segment.
+
+        WebM rounds times to milliseconds, and a whole that is put together of rounded times is not
+        the one-piece file: its segments are in MP4. (So does Matroska, for which the join counts
+        frames, because QuickTime would lose FFV1's colour range.)
         """
-        if not self.format.suffix:
-            return ""
-        return ".mp4" if self.segment.format.suffix in (".mp4", ".webm") else ".mov"
+        if self.format.join == "encode":
+            return "mov"
+        return "mp4" if self.format.muxer == "webm" else self.format.muxer
 
     @property
     def options(self) -> dict[str, Any]:

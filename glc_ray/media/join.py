@@ -61,6 +61,7 @@ def join_segments(
             # No tag of the first segment's.
             options["map_metadata"] = -1
             if encoding.format.join == "copy":
+                options["bsf:v"] = _timing(encoding, fps)
                 copy = pieces.output(file_url(partial), vcodec="copy", **options)
                 _copy(copy, Path(folder), encoding, segments)
             else:
@@ -93,6 +94,16 @@ def _concatenated(segments: Sequence[Segment], folder: Path, fps: float | Fracti
     listing = folder / "segments.txt"
     listing.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
     return ffmpeg.input(file_url(listing), format="concat", safe=0)
+
+
+def _timing(encoding: Encoding, fps: float | Fraction) -> str:
+    """The bitstream filter that mends the times of packets, by ffmpeg's expressions."""
+    if encoding.segment_muxer == "matroska":
+        # Segments hold rounded times; every packet is a frame, in order.
+        return f"setts=ts=round(N/({Fraction(str(fps))})/TB)"
+    # A segment of fewer frames than B-frames wait for is decoded later than the next one begins.
+    # One tick of the clock is enough, because a frame has many.
+    return "setts=pts=PTS:dts='if(eq(N,0),DTS,max(DTS,PREV_OUTDTS+1))'"
 
 
 def _with_palette(pieces: Any, folder: Path, encoding: Encoding) -> Any:

@@ -6,13 +6,18 @@ decodes nothing, except for previews: WebP and GIF cannot be joined, so their se
 FFV1 and are encoded together at the join (GIF after a pass that chooses its palette from all
 frames).
 
-How it is checked that a join shows no seam (``tests/media/test_segments.py``, for every format,
-against the same frames encoded in one piece with the same settings): the number of frames and the
-time of every frame are the same, exactly; decoded pixels are bit-equal where every frame is by
-itself (ProRes, FFV1, pictures); elsewhere the frames around each join are no further from the
-source than those of the one piece by 0.3 dB of PSNR, and the step from the last frame of a segment
-to the first of the next is no larger than the same step of the source by more than the codec's own
-error.
+How it is checked that a join shows no seam (``tests/media/test_segments.py``, against the same
+frames encoded in one piece with the same settings): the number of frames and the time of every
+frame are the same, exactly, also for segments of one frame, which is fewer than B-frames wait for;
+packets come in order; decoded pixels are bit-equal where every frame is by itself (ProRes, FFV1,
+pictures); elsewhere the 32 frames around a join are no further from the source than those of the
+one piece by 0.3 dB of PSNR, and the slow part of the error jumps no more at a join than between any
+two frames.
+
+What a segment costs: its key frame, and the encoder's view of what follows. x264 spends less on
+frames that it does not see used, so the last ten or so of a segment are a little coarser. On a
+drifting texture with grain the frames around a join lose at most 0.1 dB with segments of 49 frames,
+0.2 dB with 33 and 0.34 dB with 17; on a pan without any grain, of 41 dB, 1 dB with 24.
 """
 
 from __future__ import annotations
@@ -102,7 +107,7 @@ def encode_segment(
             partial,
             fps=fps,
             encoding=encoding.segment,
-            muxer=None if is_folder else encoding.segment_suffix.removeprefix("."),
+            muxer=encoding.segment_muxer,
             first_frame=first_frame,
         )
         size_bytes, sha256 = bytes_of(partial), sha256_of(partial)
