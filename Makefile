@@ -38,7 +38,7 @@ toyworld-check: $(VENV)/.runtime ## Does the embedded model show what its prompt
 	$(BIN)/python pipelines/toyworld/check.py
 
 bench: $(VENV)/.runtime ## Denoise in one process and on 1 and 2 workers: ratios
-	$(BIN)/python -m glc_ray.bench
+	$(BIN)/python -m glc_ray.bench denoise
 
 clean: ## Remove the environment and build products
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
-"""Front door: ``python -m glc_ray.bench``: what the pool costs and gains, against one process.
+"""Front door: ``python -m glc_ray.bench``: what the cluster's parts cost and gain, as ratios.
 
-Prints ratios, since seconds are the machine's.
+``denoise`` (the default): the pool against one process; ``coordinator``: fusion and refinement
+beside the model; ``decode``: the streamed decode against diffusers', on one and two decoders.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import time
 
 import click
 
+from glc_ray.bench_decode import time_decode
 from glc_ray.cli import FrontDoor
 from glc_ray.config import PipelineSpec
 from glc_ray.pipeline_file import load_pipeline, parse_assignment
@@ -16,36 +18,81 @@ from glc_ray.pipeline_file import load_pipeline, parse_assignment
 _COGVIDEOX_2B_FORWARD_S = 120 / 400
 """Of one window with guidance: 120 TFLOP on a device that gives 400 TFLOP/s, to compare with."""
 
+_PIPELINE = click.option(
+    "--pipeline", default="toyworld", metavar="NAME|FILE.yaml", help="[toyworld]"
+)
+_SET = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="Repeatable."
+)
 
-@click.command(cls=FrontDoor)
-@click.option("--pipeline", default="toyworld", metavar="NAME|FILE.yaml", help="[toyworld]")
+
+class _Group(click.Group):
+    """``denoise`` where no other bench is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["denoise", *args])
+
+
+@click.group(cls=_Group)
+def main() -> None:
+    """What the cluster's parts cost and gain: ratios, since seconds are the machine's."""
+
+
+@main.command(cls=FrontDoor)
+@_PIPELINE
 @click.option("--workers", "counts", type=int, multiple=True, default=(1, 2), metavar="N",
               help="Denoiser actors; repeatable. [1 2]")  # fmt: skip
-@click.option("--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="Repeatable.")
+@_SET
 @click.option("--address", metavar="RAY", help="A running cluster; default: as for render.")
-@click.option(
-    "--coordinator",
-    "lengths",
-    type=int,
-    multiple=True,
-    metavar="K",
-    help="Instead: fusion and refinement alone, for K latent frames of CogVideoX's size "
-    "(16x60x90, windows of 13), with random predictions. Repeatable.",
-)
-def main(
-    pipeline: str,
-    counts: tuple[int, ...],
-    assignments: tuple[str, ...],
-    address: str | None,
-    lengths: tuple[int, ...],
+def denoise(
+    pipeline: str, counts: tuple[int, ...], assignments: tuple[str, ...], address: str | None
 ) -> None:
     """Denoise the same job in this process and on N workers: seconds, ratios, same bits."""
-    if lengths:
-        spec = load_pipeline(pipeline, map(parse_assignment, assignments))
-        for num_latent_frames in lengths:
-            _time_coordinator(num_latent_frames, spec)
-        return
     _time_pool(pipeline, counts, assignments, address)
+
+
+@main.command(cls=FrontDoor)
+@click.argument("lengths", nargs=-1, type=click.IntRange(min=13), required=True, metavar="K...")
+@_PIPELINE
+@_SET
+def coordinator(lengths: tuple[int, ...], pipeline: str, assignments: tuple[str, ...]) -> None:
+    """Fusion and refinement alone, for K latent frames of CogVideoX's size.
+
+    That is 16x60x90 in windows of 13, with random predictions.
+    """
+    spec = load_pipeline(pipeline, map(parse_assignment, assignments))
+    for num_latent_frames in lengths:
+        _time_coordinator(num_latent_frames, spec)
+
+
+@main.command(cls=FrontDoor)
+@_PIPELINE
+@click.option("--frames", "lengths", type=click.IntRange(min=1), multiple=True,
+              default=(481, 4801), metavar="N",
+              help="Pixel frames of a video; repeatable. [481 4801]")  # fmt: skip
+@click.option("--decoders", type=click.IntRange(min=1), default=2, metavar="N",
+              help="Processes that share the longest. [2]")  # fmt: skip
+@click.option("--runs", type=click.IntRange(min=1), default=3, metavar="N",
+              help="Of each kind; the best ones are compared. [3]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), default=1, metavar="N",
+              help="Of each process. [1]")  # fmt: skip
+@_SET
+def decode(
+    pipeline: str,
+    lengths: tuple[int, ...],
+    decoders: int,
+    runs: int,
+    threads: int,
+    assignments: tuple[str, ...],
+) -> None:
+    """Memory and speed of the streamed decode, against diffusers' vae.decode in one process.
+
+    The latents are random and of the model's size, and frames are counted, not encoded.
+    """
+    overrides = [*map(parse_assignment, assignments), ("decode.threads", threads)]
+    spec = load_pipeline(pipeline, overrides)
+    time_decode(spec, tuple(sorted(set(lengths))), decoders, runs)
 
 
 def _time_coordinator(num_latent_frames: int, spec: PipelineSpec) -> None:
