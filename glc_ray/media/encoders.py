@@ -178,7 +178,8 @@ FFV1 = Encoder(
 
 PNG = Encoder("png", ("rgb24", "rgb48be"), options={"pred": "mixed"})
 TIFF = Encoder("tiff", ("rgb48le",), options={"compression_algo": "deflate"})
-EXR = Encoder("exr", ("gbrpf32le",), options={"format": "half", "compression": "zip16"})
+# Without ":v" it would be the container's format.
+EXR = Encoder("exr", ("gbrpf32le",), options={"format:v": "half", "compression": "zip16"})
 WEBP = Encoder("libwebp_anim", ("bgra",), Quality("quality", 0, 100, 20, rises=True))
 GIF = Encoder("gif", ("pal8",))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from glc_ray.media.contact_sheet import ContactSheet, evenly_spaced
+from glc_ray.media.contact_sheet import ContactSheet, Thumbnails, evenly_spaced
 
 
 def grey(first: int, count: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -87,3 +87,34 @@ def test_a_video_that_ended_early_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"has not seen frames \[105, 118, 131, 144\]"):
         sheet.save(tmp_path / "sheet.png")
     assert names(tmp_path) == []
+
+
+def test_a_sheet_of_segments_is_the_sheet_of_the_whole():
+    frames = np.random.default_rng(0).integers(0, 256, (145, 64, 96, 3), np.uint8)
+    whole, merged = (ContactSheet(145, title="a red ball", fps=8) for _ in range(2))
+    whole.add(frames)
+    for start, stop in [(96, 145), (0, 48), (48, 96)]:
+        thumbnails = Thumbnails(145, first_frame=start)
+        assert list(thumbnails.watch([frames[start : start + 7], frames[start + 7 : stop]]))
+        pictures = thumbnails.to_png()
+        assert all(start <= frame < stop for frame in pictures)
+        merged.merge(pictures)
+    np.testing.assert_array_equal(np.asarray(merged.image()), np.asarray(whole.image()))
+
+
+def test_a_segment_that_is_missing():
+    sheet = ContactSheet(145, title="", fps=8)
+    thumbnails = Thumbnails(145)
+    thumbnails.add(grey(0, 40))
+    sheet.merge(thumbnails.to_png())
+    with pytest.raises(ValueError, match=r"has not seen frames \[52, 65, .*144\]"):
+        sheet.image()
+
+
+def test_frames_of_16_bits_look_as_those_of_8():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8)
+    sheets = [ContactSheet(3, title="", fps=8) for _ in range(2)]
+    sheets[0].add(frames)
+    # Half a level off is nearest to it still.
+    sheets[1].add((frames.astype(np.uint32) * 257 + 128).clip(0, 65535).astype(np.uint16))
+    np.testing.assert_array_equal(np.asarray(sheets[0].image()), np.asarray(sheets[1].image()))

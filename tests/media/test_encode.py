@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
+import subprocess
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -256,6 +258,36 @@ class TestFailures:
 
         with pytest.raises(FFmpegError, match="was killed by signal 9"):
             write_and_kill()
+
+    def test_a_full_disk(self):
+        with (
+            pytest.raises(FFmpegError) as error,
+            VideoWriter(
+                Path("/dev/full"), width=48, height=32, fps=8, encoding=choose(EncodeSpec())
+            ) as writer,
+        ):
+            writer.write(next(make_batches((20,))))
+        first, *rest = str(error.value).splitlines()
+        assert re.fullmatch(
+            r"ffmpeg failed with exit code \d+, because the disk that it writes to is full:", first
+        )
+        assert "No space left on device" in "\n".join(rest)
+
+    @pytest.mark.parametrize("name", ["h264", "png", "gif"])
+    def test_a_full_file_system(self, tmp_path, name):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mounting = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+        if subprocess.run(mounting, capture_output=True).returncode != 0:
+            pytest.skip("no file system may be mounted here")
+        try:
+            noise = np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), np.uint8)
+            settings = EncodeSpec(format=name)
+            with pytest.raises(FFmpegError, match="because the disk that it writes to is full"):
+                encode_video([noise] * 10, disk / "video", fps=8, settings=settings)
+            assert names(disk) == []
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
 
     def test_a_talkative_ffmpeg_does_not_block(self, tmp_path):
         # Far more than a pipe holds, before it reads its input.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder
 from glc_ray.config import EncodeSpec
-from glc_ray.media.decode import NonFiniteError, stream_decode
+from glc_ray.media.decode import NonFiniteError, stream_decode, stream_pixels
 from glc_ray.media.write import write_video
 
 
@@ -71,6 +71,34 @@ def test_video_and_contact_sheet(decoder, latents, tmp_path):
     assert np.abs(blocks).mean() < 4
     with Image.open(tmp_path / "s.png") as image:
         assert image.width > 900
+
+
+def test_more_bits_than_eight_come_from_the_decoder_itself(decoder, latents, tmp_path):
+    settings = EncodeSpec(format="ffv1")
+    video = tmp_path / "v.mkv"
+    write_video(
+        decoder,
+        latents,
+        video,
+        tmp_path / "s.png",
+        num_frames=17,
+        fps=8,
+        prompt="",
+        settings=settings,
+    )
+    pixels = torch.cat(list(stream_pixels(decoder, latents)), dim=1)[0].permute(0, 2, 3, 1)
+    expected = ((pixels.double() + 1) / 2).clamp(0, 1) * 65535
+    with av.open(str(video)) as container:
+        frames = [f.to_ndarray(format="rgb48le") for f in container.decode(video=0)]
+    # Rounded, of float32.
+    assert np.abs(np.stack(frames) - expected.numpy()).max() < 0.51
+
+
+def test_eight_bits_are_those_of_sixteen_rounded(decoder, latents):
+    eight = np.concatenate(list(stream_decode(decoder, latents)))
+    sixteen = np.concatenate(list(stream_decode(decoder, latents, bit_depth=16)))
+    assert (eight.dtype, sixteen.dtype) == (np.uint8, np.uint16)
+    assert np.abs(eight - sixteen / 257).max() <= 0.51
 
 
 def test_a_wrong_number_of_frames_leaves_nothing(decoder, latents, tmp_path):
