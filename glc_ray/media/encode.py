@@ -25,7 +25,7 @@ from glc_ray.config import EncodeSpec
 from glc_ray.media.decode import Frames
 from glc_ray.media.ffmpeg import FFmpegProcess
 from glc_ray.media.formats import Encoding, choose
-from glc_ray.media.join import Segment, join_segments
+from glc_ray.media.join import SegmentFile, join_segments
 from glc_ray.media.muxing import (
     bytes_of,
     file_url,
@@ -182,7 +182,7 @@ def encode_video(
             size = encode_frames(
                 source, segment, fps=fps, encoding=encoding.segment, muxer=encoding.segment_muxer
             )
-            pieces = [Segment(segment, size.num_frames)]
+            pieces = [SegmentFile(segment, size.num_frames)]
             size_bytes = join_segments(pieces, path, fps=fps, encoding=encoding, metadata=tags)
     else:
         whole = whole_file if encoding.format.suffix else whole_folder

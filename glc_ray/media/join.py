@@ -20,15 +20,15 @@ from glc_ray.media.whole_file import whole_file, whole_folder
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One piece of a video, in the order of time."""
+class SegmentFile:
+    """One piece of a video, as a file or a folder, and how many frames it should hold."""
 
     path: Path
     num_frames: int
 
 
 def join_segments(
-    segments: Sequence[Segment],
+    segments: Sequence[SegmentFile],
     path: Path,
     *,
     fps: float | Fraction,
@@ -54,30 +54,26 @@ def join_segments(
             num_frames = sum(segment.num_frames for segment in segments)
             write_folder_tags(partial, fps, num_frames, metadata)
             return bytes_of(partial)
-    with whole_file(path) as partial:
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-            pieces = _concatenated(segments, Path(folder), fps)
-            options = output_options(encoding.format, metadata)
-            # No tag of the first segment's.
-            options["map_metadata"] = -1
-            if encoding.format.join == "copy":
-                options["bsf:v"] = _timing(encoding, fps)
-                copy = pieces.output(file_url(partial), vcodec="copy", **options)
-                _copy(copy, Path(folder), encoding, segments)
-            else:
-                _copy(
-                    pieces.output("-", vcodec="copy", format="null"),
-                    Path(folder),
-                    encoding,
-                    segments,
-                )
-                picture = _with_palette(pieces, Path(folder), encoding)
-                output = picture.output(file_url(partial), **encoding.options, **options)
-                _run(output, encoding)
+    with (
+        whole_file(path) as partial,
+        tempfile.TemporaryDirectory(prefix="glc-ray-") as folder,
+    ):
+        pieces = _concatenated(segments, Path(folder), fps)
+        # No tag of the first segment's.
+        options = {**output_options(encoding.format, metadata), "map_metadata": -1}
+        if encoding.format.join == "copy":
+            options["bsf:v"] = _timing(encoding, fps)
+            copy = pieces.output(file_url(partial), vcodec="copy", **options)
+            _copy(copy, Path(folder), encoding, segments)
+        else:
+            nowhere = pieces.output("-", vcodec="copy", format="null")
+            _copy(nowhere, Path(folder), encoding, segments)
+            picture = _with_palette(pieces, Path(folder), encoding)
+            _run(picture.output(file_url(partial), **encoding.options, **options), encoding)
         return partial.stat().st_size
 
 
-def _concatenated(segments: Sequence[Segment], folder: Path, fps: float | Fraction) -> Any:
+def _concatenated(segments: Sequence[SegmentFile], folder: Path, fps: float | Fraction) -> Any:
     """ffmpeg's concat demuxer, with exact times.
 
     A segment's length is given in microseconds, as the difference of two rounded points in time, so
@@ -120,7 +116,7 @@ def _with_palette(pieces: Any, folder: Path, encoding: Encoding) -> Any:
     return ffmpeg.filter([pieces, ffmpeg.input(file_url(palette))], "paletteuse")
 
 
-def _copy(output: Any, folder: Path, encoding: Encoding, segments: Sequence[Segment]) -> None:
+def _copy(output: Any, folder: Path, encoding: Encoding, segments: Sequence[SegmentFile]) -> None:
     """Copy packets and count them: ffmpeg may pass over what it cannot read."""
     progress = folder / "progress"
     _run(output.global_args("-progress", file_url(progress)), encoding)
@@ -142,7 +138,7 @@ def _run(output: Any, encoding: Encoding) -> None:
         process.kill()
 
 
-def _link_frames(segments: Sequence[Segment], folder: Path, encoding: Encoding) -> None:
+def _link_frames(segments: Sequence[SegmentFile], folder: Path, encoding: Encoding) -> None:
     """Put the frames of all segments into one folder: by hard links, which cost nothing and leave
     the segments whole, or by copies where the file system has none."""
     first = min((int(file.stem.removeprefix("frame_")) for file in _frames(segments[0])), default=0)
@@ -158,5 +154,5 @@ def _link_frames(segments: Sequence[Segment], folder: Path, encoding: Encoding) 
         first += segment.num_frames
 
 
-def _frames(segment: Segment) -> list[Path]:
+def _frames(segment: SegmentFile) -> list[Path]:
     return list(segment.path.glob("frame_*"))

@@ -32,11 +32,11 @@ from glc_ray.config import EncodeSpec
 from glc_ray.media.decode import Frames
 from glc_ray.media.encode import Timed, encode_frames
 from glc_ray.media.formats import choose
-from glc_ray.media.join import Segment, join_segments
+from glc_ray.media.join import SegmentFile, join_segments
 from glc_ray.media.muxing import bytes_of, sha256_of
 from glc_ray.media.whole_file import whole_file, whole_folder
 
-__all__ = ["JoinReport", "Segment", "SegmentReport", "encode_segment", "join", "segment_suffix"]
+__all__ = ["JoinReport", "SegmentFile", "SegmentReport", "encode_segment", "join", "segment_suffix"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def encode_segment(
 
 
 def join(
-    segments: Sequence[Segment],
+    segments: Sequence[SegmentFile],
     path: Path,
     *,
     fps: float | Fraction,

@@ -20,7 +20,7 @@ from glc_ray.media.encode import encode_video
 from glc_ray.media.ffmpeg import FFmpegError, find_ffmpeg
 from glc_ray.media.formats import FORMATS, check
 from glc_ray.media.muxing import sha256_of
-from glc_ray.media.segments import Segment, encode_segment, join, segment_suffix
+from glc_ray.media.segments import SegmentFile, encode_segment, join, segment_suffix
 from tests.media.clips import moving_texture, names, packet_times, psnr, read, read_folder
 
 # 8 frames a second divide all clocks, 29.97 none; odd lengths, so that B-frames are cut anywhere.
@@ -45,7 +45,7 @@ def write_segments(folder: Path, source: np.ndarray, settings: EncodeSpec, fps, 
         frames = [source[start : start + length]]
         report = encode_segment(frames, path, first_frame=start, fps=fps, settings=settings)
         assert report.num_frames == length
-        segments.append(Segment(path, length))
+        segments.append(SegmentFile(path, length))
         start += length
     return segments
 
@@ -263,7 +263,7 @@ class TestFailures:
         assert names(tmp_path) == ["parts"]
 
     def test_a_segment_of_too_few_frames_is_named(self, tmp_path, segments):
-        wrong = [*segments[:2], Segment(segments[2].path, 5)]
+        wrong = [*segments[:2], SegmentFile(segments[2].path, 5)]
         with pytest.raises(FFmpegError) as error:
             join(wrong, tmp_path / "v.mp4", fps=8, settings=EncodeSpec())
         assert str(error.value) == (
