@@ -119,7 +119,7 @@ class OptimizeSpec(_Spec):
 class VideoSpec(_Spec):
     """The picture."""
 
-    num_frames: Count = 145
+    num_frames: Annotated[int, Field(ge=1, le=100_001)] = 145
     """Pixel frames of the long video; 4k+1 for CogVideoX."""
     fps: Annotated[float, Field(gt=0, le=240)] = 8
     """Frames per second of the file."""
@@ -162,7 +162,7 @@ class GammaSpec(_Spec):
 
     preset: Literal["paper", "annealed"] = "paper"
     """paper: 0.005, 0.0005 as printed; annealed: beta 0.005, strong early and gone late."""
-    gamma0: Share | None = None
+    gamma0: Annotated[float, Field(ge=0, le=1)] | None = None
     """In place of the preset's."""
     beta: float | None = None
     """In place of the preset's."""

@@ -28,7 +28,9 @@ _INCAPABLE: dict[Capability, str] = {
 """What to say where a backbone lacks a capability."""
 
 
-def build_job(pipeline: PipelineSpec, prompt: PromptLike | None, seed: int) -> VideoJob:
+def build_job(
+    pipeline: PipelineSpec, prompt: PromptLike | None, seed: int, *, weights: bool = True
+) -> VideoJob:
     """Check a request against its model and make the job of it.
 
     A timeline of one prompt makes the same job as the prompt itself.
@@ -37,12 +39,17 @@ def build_job(pipeline: PipelineSpec, prompt: PromptLike | None, seed: int) -> V
         pipeline: model and settings.
         prompt: a text, or ``(frame, text)`` pairs; None is the pipeline's own.
         seed: of all randomness.
+        weights: the model is to run, so a folder of the user's must have its weights; False for
+            what configuration files alone can tell.
 
     Raises:
         UserError: an empty prompt, a timeline that does not fit the video, a length that the model
             cannot give, a model that cannot be loaded, options that do not fit it.
     """
     prompts = timeline(pipeline, prompt)
+    _check_seed(seed)
+    if weights:
+        model_folder.check_weights(pipeline.model)
     pipeline = pipeline.model_copy(update={"model": model_folder.pin(pipeline.model)})
     facts = registry.facts(pipeline.model)
     check_length(pipeline, facts)
@@ -62,9 +69,16 @@ def build_job(pipeline: PipelineSpec, prompt: PromptLike | None, seed: int) -> V
     try:
         method = methods.create(job, facts)
     except ValueError as error:
-        raise UserError(f"{pipeline.method}: {error}") from None
+        raise UserError(f"--method {pipeline.method}: {error}") from None
     check_capabilities(pipeline, method.requires, facts)
     return job
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UserError(
+            f"--seed {seed}: must be a whole number from 0 to {2**63 - 1}; leave it out for 0"
+        )
 
 
 def check_capabilities(

@@ -8,19 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from glc_ray.config import METHODS
-from glc_ray.pipeline_file import parse_assignment, pipeline_names
+from glc_ray.pipeline_file import OPTION_KEYS, Override, parse_assignment, pipeline_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_KEYS = {
-    "num_frames": "video.num_frames",
-    "fps": "video.fps",
-    "steps": "sampling.num_steps",
-    "guidance_scale": "sampling.guidance_scale",
-    "workers": "resources.denoisers.count",
-    "method": "method",
-}
-"""The specification key that each option sets."""
 
 _OPTIONS = (
     click.option(
@@ -65,9 +55,13 @@ def request_options(command: Command) -> Command:
     return command
 
 
-def overrides(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Options as ``(specification key, value)``; None is an option that was not given."""
-    return [(_KEYS[name], value) for name, value in given.items() if value is not None]
+def overrides(given: Mapping[str, Any]) -> list[Override]:
+    """Options with the specification keys that they set; None is an option that was not given."""
+    return [
+        Override(OPTION_KEYS[name], value, typed=f"--{name.replace('_', '-')} {value}")
+        for name, value in given.items()
+        if value is not None
+    ]
 
 
 def assigned(assignments: Iterable[str]) -> dict[str, Any]:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from glc_ray.config import PipelineSpec
+from glc_ray.config import METHODS, PipelineSpec
+from glc_ray.explain import dotted, explain, is_switch, section_at
 from glc_ray.protocols import UserError
 
 Spec = TypeVar("Spec", bound=BaseModel)
+
+OPTION_KEYS = {
+    "num_frames": "video.num_frames",
+    "fps": "video.fps",
+    "steps": "sampling.num_steps",
+    "guidance_scale": "sampling.guidance_scale",
+    "workers": "resources.denoisers.count",
+    "method": "method",
+}
+"""The specification key that each option of the command line sets."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Override(NamedTuple):
+    """A value in place of a pipeline file's."""
+
+    key: str
+    """Dotted path."""
+    value: Any
+    typed: str | None = None
+    """As it stands on the command line, where that does not name the key: ``--steps 0``."""
 
 
 def pipeline_names() -> list[str]:
@@ -22,8 +45,12 @@ def pipeline_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in _pipeline_folder().glob("*.yaml"))
 
 
-def load_pipeline(name_or_file: str, overrides: Iterable[tuple[str, Any]] = ()) -> PipelineSpec:
+def load_pipeline(
+    name_or_file: str, overrides: Iterable[tuple[str, Any] | Override] = ()
+) -> PipelineSpec:
     """Read a pipeline by name or YAML file and apply ``(dotted key, value)`` overrides in order.
+
+    Options of a method that is not used are warned of, where they are among the overrides.
 
     Raises:
         UserError: no such pipeline, not YAML, or a key or value that is not allowed.
@@ -36,9 +63,13 @@ def load_pipeline(name_or_file: str, overrides: Iterable[tuple[str, Any]] = ()) 
     if not isinstance(data, dict):
         raise UserError(f"--pipeline {name_or_file}: expected keys such as model:, found {data!r}")
     data.setdefault("name", path.stem)
-    for key, value in overrides:
+    typed: dict[str, str | None] = {}
+    for override in overrides:
+        key, value, typed[key] = Override(*override)
         _set(data, key, value)
-    return validate(PipelineSpec, data, where=f"pipeline {data['name']}")
+    spec = validate(PipelineSpec, data, where=f"pipeline {data['name']}", typed=typed)
+    _warn_of_unused(typed, spec.method)
+    return spec
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -56,13 +87,31 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: the value {value!r} is not valid YAML; quote it") from None
 
 
-def validate(model: type[Spec], data: Mapping[str, Any], *, where: str) -> Spec:
-    """Validate ``data``, with errors that name key, value, what is allowed and what to do."""
+def validate(
+    model: type[Spec],
+    data: Mapping[str, Any],
+    *,
+    where: str,
+    typed: Mapping[str, str | None] | None = None,
+) -> Spec:
+    """Validate ``data``, with errors that name key, value, what is allowed and what to do.
+
+    Args:
+        model: the specification.
+        data: its keys.
+        where: who is to blame: a pipeline, an argument.
+        typed: what is to blame instead for the values of some keys, as a person typed it.
+    """
+    typed = typed or {}
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, detail) for detail in error.errors()]
-        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+        lines = [
+            f"{typed.get(dotted(detail['loc'])) or where}: {explain(model, detail)}"
+            for detail in error.errors()
+        ]
+        # One line a key, though pydantic gives one for each kind of value that it might be.
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
 def _pipeline_folder() -> Path:
@@ -88,10 +137,16 @@ def _find_pipeline(name_or_file: str) -> Path:
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
+    *parents, last = parts = key.split(".")
+    if not all(part.strip() for part in parts):
+        if len(parts) > 1 and (whole := ".".join(part for part in parts if part.strip())):
+            hint = f"write {whole}, or the whole path of another key"
+        else:
+            hint = "write a key such as glc.vmcr"
+        raise UserError(f"--set {key}={value}: the key {key!r} has an empty part; {hint}")
     for depth, parent in enumerate(parents, start=1):
         child = data.setdefault(parent, {})
-        if isinstance(child, bool) and _is_switch(_model_at(PipelineSpec, parents[:depth])):
+        if isinstance(child, bool) and is_switch(section_at(PipelineSpec, parents[:depth])):
             child = data[parent] = {"enabled": child}
         if not isinstance(child, dict):
             raise UserError(f"--set {key}: {parent} holds the value {child!r}, not further keys")
@@ -99,67 +154,14 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def _explain(model: type[BaseModel], detail: Any) -> str:
-    """One validation error in words."""
-    location = detail["loc"]
-    key, parent = _dotted(location), _model_at(model, location[:-1])
-    fields = list(parent.model_fields) if parent else []
-    if detail["type"] in ("extra_forbidden", "invalid_key"):
-        unknown = str(location[-1])
-        close = difflib.get_close_matches(unknown, fields, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        key = _dotted((*location[:-1], unknown))
-        return f"unknown key {key}; allowed here: {', '.join(fields)}{hint}"
-    if detail["type"] == "missing":
-        return f"the key {key} is missing; add it"
-    refusal = f"{key} = {detail['input']!r} is not allowed"
-    if section := _model_at(model, location):
-        return f"{refusal}: {_expected_section(section, location)}"
-    if item := _model_at(model, (*location, 0)):
-        return f"{refusal}: {key} is a list; for example [{_braces(item)}, {_braces(item)}]"
-    allowed = detail["msg"][0].lower() + detail["msg"][1:]
-    field = parent.model_fields.get(str(location[-1])) if parent else None
-    meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
-    return f"{refusal}: {allowed}{meaning}"
-
-
-def _expected_section(section: type[BaseModel], location: Sequence[str | int]) -> str:
-    """What may stand in place of a value that is no section."""
-    key, fields = _dotted(location), ", ".join(section.model_fields)
-    if _is_switch(section):
-        return f"{key} is true, false or further keys: {fields}; for example --set {key}=false"
-    if isinstance(location[-1], int):
-        return f"{key} holds further keys: {fields}; for example {_braces(section)}"
-    first = next(iter(section.model_fields))
-    return f"{key} holds further keys: {fields}; for example --set {key}.{first}=..."
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    """``("prompts", 1, "text")`` -> ``prompts[1].text``."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return "".join(parts).removeprefix(".")
-
-
-def _braces(section: type[BaseModel]) -> str:
-    return "{" + ", ".join(f"{name}: ..." for name in section.model_fields) + "}"
-
-
-def _is_switch(section: type[BaseModel] | None) -> bool:
-    """A section that true and false turn on and off."""
-    return section is not None and "enabled" in section.model_fields
-
-
-def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel] | None:
-    """The section at a location, where there is one; an index goes into a list of sections."""
-    kind: Any = model
-    for part in location:
-        if isinstance(part, int):
-            kind = get_args(kind)[0] if get_origin(kind) is tuple else None
-        else:
-            field = kind.model_fields.get(part) if _is_section(kind) else None
-            kind = field.annotation if field else None
-    return kind if _is_section(kind) else None
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+def _warn_of_unused(keys: Iterable[str], method: str) -> None:
+    """Log a warning of options of methods that take no part."""
+    for key in keys:
+        section = key.split(".")[0]
+        if section in METHODS and section != method:
+            _LOG.warning(
+                "--set %s: has no effect, since the method is %s; leave it out, or use --method %s",
+                key,
+                method,
+                section,
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -15,6 +15,12 @@ from glc_ray.options import assigned, overrides, request_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
 from glc_ray.protocols import UserError
+
+_ANY_PROMPT = "any prompt"
+_NO_PROMPT = (
+    "no --prompt was given, and the pipeline has none: the figures are those of any one prompt; "
+    "its text is part of the name and the specification_hash"
+)
 
 
 @click.command(cls=FrontDoor)
@@ -51,9 +57,13 @@ def main(
           --seconds-per-forward 4.5
     """
     _check(measure, seconds_per_forward)
-    spec = load_pipeline(pipeline, [*overrides(given), *assigned(assignments).items()])
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
+    spec = load_pipeline(pipeline, [*overrides(given), *assigned(assignments).items()])
+    prompt = from_command_line(prompts)
+    is_without = prompt is None and spec.prompt is None and not spec.prompts
+    if is_without:
+        prompt = _ANY_PROMPT
 
     # Late, so that --help and a wrong key answer at once: these import torch and diffusers.
     from rich.console import Console
@@ -65,12 +75,17 @@ def main(
     from glc_ray.estimate.work import steps_of
     from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
 
-    job = build_job(spec, from_command_line(prompts), seed)
-    warn_of_unknown_words(job)
-    warn_of_mixed_prompts(job)
+    job = build_job(spec, prompt, seed, weights=measure)
+    if not is_without:
+        warn_of_unknown_words(job)
+        warn_of_mixed_prompts(job)
     steps = steps_of(job, facts(job.pipeline.model))
     measurement = take_measurement(job, steps, on_batch=_tell) if measure else None
-    result = estimate(job, seconds_per_window=seconds_per_forward, measurement=measurement)
+    result = estimate(
+        job, steps=steps, seconds_per_window=seconds_per_forward, measurement=measurement
+    )
+    if is_without:
+        result = replace(result, notes=(*result.notes, _NO_PROMPT))
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2))
     else:

@@ -25,11 +25,16 @@ _EXAMPLES = {
     "{at_frame: 73, text: a red ball rolls over the sea at night}]",
 }
 
+_AS_TEXT = (
+    "; a text that itself begins with '{}:' goes into a pipeline file (prompt: '...') or to "
+    "Python's render"
+)
+
 
 def from_command_line(values: Sequence[str]) -> PromptLike | None:
     """Read the values of a repeatable ``--prompt``.
 
-    A lone one is the text itself, unless it begins with ``0:``; of several each is ``FRAME: TEXT``.
+    A lone one is the text itself, unless it begins with ``FRAME:``; of several each must.
 
     Raises:
         UserError: one of several has no frame.
@@ -37,7 +42,7 @@ def from_command_line(values: Sequence[str]) -> PromptLike | None:
     if not values:
         return None
     matches = [_TIMED.fullmatch(value) for value in values]
-    if len(values) == 1 and (matches[0] is None or int(matches[0][1]) != 0):
+    if len(values) == 1 and matches[0] is None:
         return values[0]
     return [_timed(value, match) for value, match in zip(values, matches, strict=True)]
 
@@ -74,7 +79,12 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
     if prompt is None and pipeline.prompts:
         return _checked(pipeline, pipeline.prompts, f"pipeline {pipeline.name}: ", "prompts")
     prompt = pipeline.prompt if prompt is None else prompt
-    if prompt is None or not (prompt.strip() if isinstance(prompt, str) else prompt):
+    if prompt is None:
+        raise UserError(
+            f"pipeline {pipeline.name} has no prompt of its own; give one, for example "
+            '--prompt "a red ball bounces over the meadow at day"'
+        )
+    if not (prompt.strip() if isinstance(prompt, str) else prompt):
         raise UserError(
             f"--prompt {prompt or ''!r}: the prompt is empty; say what the video shows, "
             'for example --prompt "a red ball bounces over the meadow at day"'
@@ -121,9 +131,11 @@ def _checked(
     before = None
     for prompt in prompts:
         if mistake := _mistake(prompt, before, pipeline.video.num_frames):
+            # A lone one may be a text that only looks like the beginning of a timeline.
+            as_text = _AS_TEXT.format(prompt.at_frame) if len(prompts) == 1 else ""
             raise UserError(
                 f"{where}{key} '{prompt.at_frame}: {prompt.text}': {mistake}; "
-                f"for example {_EXAMPLES[key]}"
+                f"for example {_EXAMPLES[key]}{as_text if prompt.at_frame else ''}"
             )
         before = prompt.at_frame
     return tuple(prompt.model_copy(update={"text": prompt.text.strip()}) for prompt in prompts)

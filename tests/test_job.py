@@ -45,7 +45,10 @@ def test_empty_prompt(prompt: str) -> None:
 
 
 def test_pipeline_without_a_prompt_of_its_own() -> None:
-    assert message(("prompt", None), prompt=None).startswith("--prompt '': the prompt is empty")
+    assert message(("prompt", None), prompt=None) == (
+        "pipeline toyworld has no prompt of its own; give one, for example "
+        '--prompt "a red ball bounces over the meadow at day"'
+    )
 
 
 def test_frames_that_are_not_4k_plus_1_name_the_nearest() -> None:
@@ -65,17 +68,18 @@ def test_video_shorter_than_a_native_clip() -> None:
     [
         (
             [("glc.stride", 8)],
-            "glc: stride is 8: it must be between 1 and the window of 7 latent frames, or "
-            "windows would leave frames uncovered.",
+            "glc.stride = 8: must be between 1 and 7, the model's window in latent frames, or "
+            "windows would leave frames uncovered; leave it out for half a window",
         ),
         (
             [("glc.noise_reinit.chunk", 9)],
-            "glc: the noise chunk is 9: it must be between 1 and the window of 7 latent frames.",
+            "glc.noise_reinit.chunk = 9: must be between 1 and 7, the model's window in latent "
+            "frames; leave it out for 4",
         ),
         (
             [("glc.global_path", False), ("glc.local_path", False)],
-            "glc: global_path and local_path are both off, so no window is left to denoise: "
-            "turn at least one on.",
+            "glc.global_path = False and glc.local_path = False: no window is left to denoise; "
+            "turn one on, for example --set glc.local_path=true",
         ),
     ],
 )
@@ -90,9 +94,11 @@ def test_tiling_that_the_vae_cannot_do() -> None:
     )
 
 
-def test_negative_seed() -> None:
-    expected = "job: seed = -1 is not allowed: input should be greater than or equal to 0"
-    assert message(seed=-1).startswith(expected)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_cannot_be(seed: int) -> None:
+    assert message(seed=seed) == (
+        f"--seed {seed}: must be a whole number from 0 to 9223372036854775807; leave it out for 0"
+    )
 
 
 def test_folder_without_a_model(tmp_path: Path) -> None:
@@ -134,10 +140,29 @@ def test_relative_model_folder_is_found_from_everywhere(
     assert made.pipeline.model.path == str(tmp_path / "mine")
 
 
-def test_hub_model_that_cannot_be_had() -> None:
-    text = message(("model.path", "nobody/nothing"))
-    assert text.startswith("model.path = 'nobody/nothing' is neither a folder here nor a model")
+def test_hub_model_that_is_not_here_and_cannot_be_fetched() -> None:
+    assert message(("model.path", "nobody/nothing")) == (
+        "model.path = 'nobody/nothing': not downloaded yet, and the hub cannot be reached from "
+        "here; download it where there is network (hf download nobody/nothing), or give a folder "
+        "that has it: --set model.path=FOLDER"
+    )
+
+
+def test_what_cannot_be_a_hub_id() -> None:
+    text = message(("model.path", "no/such/model"))
+    assert text.startswith("model.path = 'no/such/model' is neither a folder here nor a model")
     assert text.endswith("give a folder in diffusers' format, a hub id, or package:toyworld")
+
+
+def test_configuration_files_are_a_job_to_plan_but_not_to_render(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    spec = load_pipeline("toyworld", [("model.path", str(folder))])
+    assert build_job(spec, "x", 0, weights=False).pipeline.model.path == str(folder)
+    text = message(("model.path", str(folder)))
+    assert text.startswith(f"model.path = '{folder}': the part 'text_encoder' is missing: no *.saf")
 
 
 def test_model_of_an_unsupported_kind(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:

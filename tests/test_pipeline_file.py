@@ -217,6 +217,72 @@ def test_errors_within_a_list_name_the_index(prompts: object, text: str) -> None
     assert message("toyworld", ("prompts", prompts)) == f"pipeline toyworld: {text}"
 
 
+@pytest.mark.parametrize(
+    ("key", "close"),
+    [
+        ("vmcr", "glc.vmcr"),
+        ("num_frames", "video.num_frames"),
+        ("steps", "sampling.num_steps"),
+        ("guidence_scale", "sampling.guidance_scale"),
+        ("stride", "glc.stride or gen_l_video.stride or freenoise.stride"),
+        ("vidoe", "video"),
+    ],
+)
+def test_a_key_without_its_section_names_the_whole_path(key: str, close: str) -> None:
+    text = message("toyworld", (key, 1))
+    assert text.startswith(f"pipeline toyworld: unknown key {key}; allowed here: name, ")
+    assert text.endswith(f"; did you mean {close}?")
+
+
+def test_yaml_without_a_space_after_the_colon() -> None:
+    assert message("toyworld", parse_assignment("glc.noise_reinit={chunk:4}")) == (
+        "pipeline toyworld: unknown key glc.noise_reinit.chunk:4; YAML needs a space after the "
+        "colon: chunk: 4"
+    )
+    assert message("toyworld", ("video", "num_frames:49")).endswith(
+        "; for example --set video.num_frames=...; YAML needs a space after the colon: "
+        "num_frames: 49"
+    )
+
+
+@pytest.mark.parametrize("key", ["glc.", ".glc", "glc..vmcr", "glc. .vmcr", "."])
+def test_a_key_with_an_empty_part(key: str) -> None:
+    text = message("toyworld", (key, 1))
+    assert text.startswith(f"--set {key}=1: the key {key!r} has an empty part; write ")
+
+
+def test_a_value_of_several_kinds_gets_one_line() -> None:
+    options = {"steps_offset": [1], "timestep_spacing": None}
+    lines = message("toyworld", ("sampling.scheduler_options", options)).splitlines()
+    meaning = "(Settings of the noise scheduler in place of the model's, by diffusers' names)"
+    assert lines == [
+        "pipeline toyworld: sampling.scheduler_options.steps_offset = [1] is not allowed: it takes "
+        f"true or false, a number or a text {meaning}",
+        "pipeline toyworld: sampling.scheduler_options.timestep_spacing = None is not allowed: it "
+        f"takes true or false, a number or a text {meaning}",
+    ]
+
+
+def test_a_share_above_1() -> None:
+    assert message("toyworld", ("glc.gamma.gamma0", 1.5)) == (
+        "pipeline toyworld: glc.gamma.gamma0 = 1.5 is not allowed: input should be less than or "
+        "equal to 1 (In place of the preset's)"
+    )
+
+
+def test_options_of_a_method_that_is_not_used_get_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load_pipeline("toyworld", [("glc.stride", 3), ("gen_l_video.stride", 3)])
+    assert caplog.messages == [
+        "--set gen_l_video.stride: has no effect, since the method is glc; leave it out, or use "
+        "--method gen_l_video"
+    ]
+    caplog.clear()
+    load_pipeline("toyworld", [("gen_l_video.stride", 3), ("method", "gen_l_video")])
+    assert caplog.messages == []
+
+
 def test_a_frame_as_a_key_is_an_unknown_key() -> None:
     """YAML's ``- 0: a red ball`` reads as a mapping whose key is a number."""
     lines = message("toyworld", ("prompts", [{0: "a red ball"}])).splitlines()

@@ -57,15 +57,25 @@ def test_command_line() -> None:
         (f" {DAY}\n", DAY),
         (f"0: {DAY}", DAY),
         (f"0:{DAY}", DAY),
-        (f"12: {DAY}", f"12: {DAY}"),
         ("0:30 on a clock", "0:30 on a clock"),
         ("-1: x", "-1: x"),
     ],
 )
-def test_a_lone_prompt_is_taken_as_it_is_unless_it_begins_with_frame_0(
+def test_a_lone_prompt_is_taken_as_it_is_unless_it_begins_with_a_frame(
     value: str, text: str
 ) -> None:
     assert command_line(value) == [(0, text)]
+
+
+def test_a_lone_prompt_of_another_frame_is_a_timeline_that_begins_too_late() -> None:
+    with pytest.raises(UserError) as error:
+        command_line(f"60: {DAY}")
+    assert str(error.value) == (
+        f"--prompt '60: {DAY}': the first prompt must be at frame 0, so that every frame has one"
+        f"{EXAMPLE}; a text that itself begins with '60:' goes into a pipeline file "
+        "(prompt: '...') or to Python's render"
+    )
+    assert pairs(timeline(pipeline(), f"60: {DAY}")) == [(0, f"60: {DAY}")]
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), texts), min_size=1, max_size=4))
@@ -155,8 +165,15 @@ def test_the_examples_are_what_they_say() -> None:
     assert pairs(timeline(pipeline(None, prompts), None)) == expected
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n", [], None])
-def test_no_prompt_at_all(prompt: Any) -> None:
+def test_no_prompt_at_all() -> None:
+    assert message(None, pipeline(None)) == (
+        "pipeline toyworld has no prompt of its own; give one, for example "
+        '--prompt "a red ball bounces over the meadow at day"'
+    )
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", []])
+def test_empty_prompts(prompt: Any) -> None:
     assert message(prompt, pipeline(None)) == (
         f"--prompt {prompt or ''!r}: the prompt is empty; say what the video shows, for example "
         '--prompt "a red ball bounces over the meadow at day"'

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
+import diffusers
 import torch
 import transformers
 from torch import Tensor, nn
@@ -18,6 +23,8 @@ from glc_ray.config import ModelSpec, OptimizeSpec, PipelineSpec, SamplingSpec
 from glc_ray.protocols import AnchorAttention, Attention, Conditioning, Forward
 
 _META = torch.device("meta")
+_BLOCKS = {"cogvideox": "transformer_blocks", "wan": "blocks"}
+"""Where the transformer of each backbone has the blocks that it repeats."""
 _WAN_TEXT_TOKENS = 512
 """The length to which Wan's pipeline pads a prompt."""
 
@@ -53,15 +60,38 @@ class ModelCost:
         backbone = registry.load_backbone(plain, _META)
         assert isinstance(backbone, GuidedModel)
         self._backbone = backbone
+        self._pipeline = pipeline
         self._model = pipeline.model
         _, _, *self._clip_shape = backbone.facts.latents_shape(pipeline.video.num_frames)
         self._counts: dict[_Kind, _Count] = {}
 
     @property
     def weights_bytes(self) -> int:
-        """Of all transformers of the model, in their dtype."""
-        parts = vars(self._backbone).values()
-        return sum(_parameter_bytes(part) for part in parts if isinstance(part, nn.Module))
+        """Of all transformers of the model as they are kept: in 8 bits where layers are cast."""
+        return sum(map(_parameter_bytes, self._stored))
+
+    @property
+    def weights_at_once_bytes(self) -> int:
+        """Weights that are on the device at once; less than all of them with group offloading.
+
+        Then an estimate: by blocks, what is in no block and two blocks (one computes, the next is
+        fetched); by leaves, the two largest of one transformer.
+        """
+        level = self._pipeline.optimize.group_offload
+        if level == "off":
+            return self.weights_bytes
+        return max(_group_bytes(part, by_block=level == "block_level") for part in self._stored)
+
+    @property
+    def vae_bytes(self) -> int:
+        """Of the VAE in the decoder's dtype, its encoder included: it is loaded as a whole."""
+        folder = model_folder.resolve(self._model, weights=False)
+        _, name = model_folder.read_index(folder, self._model)["vae"]
+        kind: Any = getattr(diffusers, name)
+        with _META:
+            vae = kind.from_config(kind.load_config(folder, subfolder="vae"))
+        dtype: torch.dtype = getattr(torch, self._pipeline.decode.dtype or self._model.dtype)
+        return sum(parameter.numel() for parameter in vae.parameters()) * dtype.itemsize
 
     @property
     def text_encoder_bytes(self) -> int:
@@ -133,11 +163,57 @@ class ModelCost:
                 attention=attention,
                 anchor=None,
             )
-            with FlopCounterMode(display=False) as counter:
-                self._backbone.predict(self._clip(forward), one, Conditioning(self._text()))
-            tokens = math.prod(self._backbone.control.grid)
-            self._counts[kind] = _Count(counter.get_total_flops(), tokens)
+            flops = self._whole_flops(one)
+            self._counts[kind] = _Count(flops, math.prod(self._backbone.control.grid))
         return self._counts[kind]
+
+    def _whole_flops(self, forward: Forward) -> int:
+        """Of one clip: its blocks are alike, so one is counted and multiplied.
+
+        Attention by windows or by frequency takes thousands of operations a block, and minutes for
+        all blocks of a large model.
+        """
+        num_blocks = len(getattr(self._transformers[0], _BLOCKS[self._model.backbone]))
+        counts = []
+        for kept in (1, 2):
+            with self._first_blocks(kept), FlopCounterMode(display=False) as counter:
+                self._backbone.predict(self._clip(forward), forward, Conditioning(self._text()))
+            counts.append(counter.get_total_flops())
+            if num_blocks == 1:
+                return counts[0]
+        first, both = counts
+        return first + (num_blocks - 1) * (both - first)
+
+    @contextmanager
+    def _first_blocks(self, count: int) -> Iterator[None]:
+        """Every transformer with its first ``count`` blocks alone."""
+        name = _BLOCKS[self._model.backbone]
+        whole = [getattr(transformer, name) for transformer in self._transformers]
+        try:
+            for transformer, blocks in zip(self._transformers, whole, strict=True):
+                setattr(transformer, name, blocks[:count])
+            yield
+        finally:
+            for transformer, blocks in zip(self._transformers, whole, strict=True):
+                setattr(transformer, name, blocks)
+
+    @property
+    def _transformers(self) -> list[nn.Module]:
+        return [part for part in vars(self._backbone).values() if isinstance(part, nn.Module)]
+
+    @cached_property
+    def _stored(self) -> list[nn.Module]:
+        """The transformers with their weights in the dtypes in which they are kept."""
+        casting = self._pipeline.optimize.layerwise_casting
+        if casting == "off":
+            return self._transformers
+        # Copies: hooks would come with the cast, and casts with every forward that is counted.
+        parts: list[Any] = deepcopy(self._transformers)
+        for part in parts:
+            part.enable_layerwise_casting(
+                storage_dtype=getattr(torch, casting), compute_dtype=self._backbone.dtype
+            )
+        return parts
 
     def _clip(self, forward: Forward) -> Tensor:
         shape = (1, len(forward.windows[0].frames), *self._clip_shape)
@@ -188,3 +264,14 @@ def _rides_along(forward: Forward) -> bool:
 
 def _parameter_bytes(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _group_bytes(transformer: nn.Module, *, by_block: bool) -> int:
+    """Weights on the device at once, of a transformer that is offloaded in groups as diffusers
+    forms them: the children of its lists of modules, or its leaves."""
+    if by_block:
+        lists = [part for part in transformer.children() if isinstance(part, nn.ModuleList)]
+        blocks = [_parameter_bytes(block) for blocks in lists for block in blocks]
+        return _parameter_bytes(transformer) - sum(blocks) + sum(sorted(blocks)[-2:])
+    leaves = [_parameter_bytes(part) for part in transformer.modules() if not any(part.children())]
+    return sum(sorted(leaves)[-2:])

@@ -25,17 +25,28 @@ def resolve(model: ModelSpec, *, weights: bool = True) -> Path:
 
     Args:
         model: ``path`` is ``package:NAME``, a folder, or a hub id.
-        weights: also fetch the weights of a hub model (False: configuration files only).
+        weights: they are needed, and fetched from the hub (False: configuration files alone).
 
     Raises:
         UserError: no such model, or a part of the folder is missing.
     """
     if _is_package(model):
         folder = Path(str(files("glc_ray"))) / "backbones" / model.path.removeprefix("package:")
-        return _checked(folder, model)
-    if _is_folder(model):
-        return _checked(Path(model.path).expanduser(), model)
-    return _fetch(model, weights)
+    elif _is_folder(model):
+        folder = Path(model.path).expanduser()
+    else:
+        return _fetch(model, weights)
+    return _checked(folder, model, weights)
+
+
+def check_weights(model: ModelSpec) -> None:
+    """Refuse a folder without the model's weights; those of a hub model are fetched by workers.
+
+    Raises:
+        UserError: a part of the folder is missing.
+    """
+    if _is_package(model) or _is_folder(model):
+        resolve(model, weights=True)
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -124,17 +135,19 @@ def _is_folder(model: ModelSpec) -> bool:
     return Path(model.path).expanduser().is_dir() or model.path.startswith((".", "/", "~"))
 
 
-def _checked(folder: Path, model: ModelSpec) -> Path:
+def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:
     index = read_index(folder, model)
     # An optional part that the model does without is [null, null].
     parts = [part for part, value in index.items() if isinstance(value, list) and any(value)]
     for part in parts:
-        needed = "*.safetensors" if part in _WEIGHT_PARTS else "*.json"
-        if not any((folder / part).glob(needed)):
-            raise UserError(
-                f"model.path = {model.path!r}: the part {part!r} is missing: no {needed} in "
-                f"{folder / part}; a whole model has {', '.join(parts)}; copy or download it again"
-            )
+        needed = ["*.safetensors"] if weights and part in _WEIGHT_PARTS else []
+        for pattern in (*needed, "*.json"):
+            if not any((folder / part).glob(pattern)):
+                raise UserError(
+                    f"model.path = {model.path!r}: the part {part!r} is missing: no {pattern} in "
+                    f"{folder / part}; a whole model has {', '.join(parts)}; copy or download it "
+                    "again"
+                )
     return folder
 
 
@@ -145,7 +158,13 @@ def _fetch(model: ModelSpec, weights: bool) -> Path:
     patterns = [*_CONFIG_PATTERNS, *(["*/*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError:
+        raise UserError(
+            f"model.path = {model.path!r}: not downloaded yet, and the hub cannot be reached from "
+            f"here; download it where there is network (hf download {model.path}), or give a "
+            "folder that has it: --set model.path=FOLDER"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"model.path = {model.path!r} is neither a folder here nor a model that the hub gives "

@@ -127,8 +127,8 @@ def check_clip(num_latent_frames: int, max_clip_frames: int | None) -> None:
     if max_clip_frames is not None and num_latent_frames > max_clip_frames:
         raise ValueError(
             f"one forward would span {num_latent_frames} latent frames, and the model's positions "
-            f"end at {max_clip_frames}. Ask for a shorter video, or use glc or gen_l_video, whose "
-            "windows are the model's own."
+            f"end at {max_clip_frames}; ask for a shorter video, or use glc or gen_l_video, whose "
+            "windows are the model's own"
         )
 
 

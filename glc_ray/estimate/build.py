@@ -23,7 +23,16 @@ from glc_ray.estimate.figures import (
 )
 from glc_ray.estimate.measure import Measurement
 from glc_ray.estimate.notes import notes_on
-from glc_ray.estimate.work import Clock, Step, blends, keeps_anchors, steps_of, tasks_of, traffic
+from glc_ray.estimate.work import (
+    Clock,
+    Step,
+    alike,
+    blends,
+    keeps_anchors,
+    steps_of,
+    tasks_of,
+    traffic,
+)
 from glc_ray.job import video_name
 from glc_ray.protocols import AnchorAttention, Forward, ModelFacts
 from glc_ray.runtime.simulate import simulate
@@ -35,6 +44,7 @@ _PLACEMENTS = get_args(ABAMSpec.model_fields["cache"].annotation)
 def estimate(
     job: VideoJob,
     *,
+    steps: tuple[Step, ...] | None = None,
     seconds_per_window: float | None = None,
     measurement: Measurement | None = None,
 ) -> Estimate:
@@ -42,11 +52,12 @@ def estimate(
 
     Args:
         job: a job that can run.
+        steps: of the job, where they are known.
         seconds_per_window: of a guided forward of one native window, stated.
         measurement: of the job's batches, in place of it.
     """
     facts = backbones.facts(job.pipeline.model)
-    steps = steps_of(job, facts)
+    steps = steps_of(job, facts) if steps is None else steps
     cost = ModelCost(job.pipeline)
     timing = _timing(steps, seconds_per_window, measurement)
     # Without seconds the simulation still counts anchors, in units of a window.
@@ -85,7 +96,9 @@ def _video(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> VideoFi
 
 
 def _forwards(steps: tuple[Step, ...], cost: ModelCost) -> ForwardFigures:
-    flops = sum(cost.flops(forward) for step in steps for forward in step.forwards)
+    flops = sum(
+        times * cost.flops(forward) for step, times in alike(steps) for forward in step.forwards
+    )
     return ForwardFigures(
         paths=tuple(_path(name, steps, cost) for name in _path_names(steps)),
         windows=PerStep.of([len(step.plan.windows) for step in steps]),
@@ -117,14 +130,25 @@ def _memory(
 ) -> MemoryFigures:
     pipeline = job.pipeline
     latents_bytes = math.prod(facts.latents_shape(pipeline.video.num_frames)) * 4
-    forwards = [forward for step in steps for forward in step.forwards]
+    forwards = [forward for step, _ in alike(steps) for forward in step.forwards]
     kinds = {(len(f.windows), len(f.windows[0].frames), f.is_anchor): f for f in forwards}
+    activations_bytes = max(map(cost.activation_bytes, kinds.values()))
+    caches = _anchor_caches(forwards, cost)
+    videos = pipeline.resources.coordinators.count
+    weights, at_once = cost.weights_bytes, cost.weights_at_once_bytes
+    anchors = videos * sum(cache.device_bytes for cache in caches if cache.is_chosen)
+    # Groups that are offloaded are back in main memory between forwards.
+    at_rest = weights if at_once == weights else 0
     return MemoryFigures(
-        weights_bytes=cost.weights_bytes,
+        weights_bytes=weights,
+        weights_at_once_bytes=at_once,
         text_encoder_bytes=cost.text_encoder_bytes,
-        activations_bytes=max(map(cost.activation_bytes, kinds.values())),
-        anchor_caches=_anchor_caches(forwards, cost),
-        videos_in_flight=pipeline.resources.coordinators.count,
+        activations_bytes=activations_bytes,
+        anchor_caches=caches,
+        videos_in_flight=videos,
+        denoising_device_bytes=at_once + activations_bytes + anchors,
+        encoding_device_bytes=at_rest + cost.text_encoder_bytes,
+        vae_bytes=cost.vae_bytes,
         latents_bytes=latents_bytes,
         checkpoint_bytes=latents_bytes * (1 + scheduler_history(pipeline.model, pipeline.sampling)),
     )
@@ -170,25 +194,30 @@ def _workers(
     timing: TimingFigures | None,
 ) -> tuple[WorkerFigures, ...]:
     chosen = job.pipeline.resources.denoisers.count
-    tasks = [tasks_of(step, clock) for step in steps]
+    tasks = [(tasks_of(step, clock), times) for step, times in alike(steps)]
     keeps = keeps_anchors(steps)
     first = steps[0].forwards[0]
     anchor_flops = cost.flops(first) // len(first.windows)
     coordinator_s = None
     if timing is not None and timing.coordinator_step_s is not None:
         coordinator_s = timing.coordinator_step_s * len(steps)
-    figures = []
+    figures: list[WorkerFigures] = []
     for workers in sorted({*_WORKERS, chosen}):
-        runs = [simulate(step, workers, keeps_anchors=keeps) for step in tasks]
-        makespan_s = sum(run.makespan_s for run in runs)
-        anchors = PerStep.of([run.anchor_forwards for run in runs])
-        busy_s = sum(run.busy_share * run.makespan_s for run in runs)
+        runs = [(simulate(step, workers, keeps_anchors=keeps), times) for step, times in tasks]
+        makespan_s = sum(times * run.makespan_s for run, times in runs)
+        anchors = PerStep.of([run.anchor_forwards for run, times in runs for _ in range(times)])
+        busy_s = sum(times * run.busy_share * run.makespan_s for run, times in runs)
+        total_s = None if timing is None else makespan_s + (coordinator_s or 0.0)
+        # The first row is that of one worker.
+        alone_s = figures[0].total_s if figures else total_s
         figures.append(
             WorkerFigures(
                 workers=workers,
                 is_chosen=workers == chosen,
                 anchor_forwards=anchors,
                 anchor_flops=anchors.total * anchor_flops,
+                total_s=total_s,
+                speed_up=None if total_s is None or alone_s is None else alone_s / total_s,
                 denoise_s=None if timing is None else makespan_s,
                 coordinator_s=coordinator_s,
                 busy_share=busy_s / makespan_s,

@@ -78,18 +78,27 @@ class AnchorCacheFigures:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes that a worker and a coordinator hold; decoders are not among them."""
+    """Bytes that a worker, a coordinator and a decoder hold."""
 
     weights_bytes: int
-    """Of the transformer or transformers, exactly."""
+    """Of the transformer or transformers as they are kept, exactly."""
+    weights_at_once_bytes: int
+    """Those of them that are on the device; all but for group offloading, then an estimate."""
     text_encoder_bytes: int
-    """On the worker that encodes the prompts, in main memory but for that time; exactly."""
+    """On the worker that encodes the prompts: on the device for that time and in main memory from
+    then on; exactly."""
     activations_bytes: int
     """Of the largest batch, an estimate (`ModelCost.activation_bytes`)."""
     anchor_caches: tuple[AnchorCacheFigures, ...]
     """Exactly, for each placement; empty without anchor attention."""
     videos_in_flight: int
     """A worker keeps an anchor cache for each."""
+    denoising_device_bytes: int
+    """On a worker's device in all while it denoises: weights, activations, anchor caches."""
+    encoding_device_bytes: int
+    """On the device of the worker that encodes the prompts: weights and the text encoder."""
+    vae_bytes: int
+    """A decoder's weights, exactly; its activations are not estimated."""
     latents_bytes: int
     """The full latents in float32, in the coordinator; fusion holds two more of this size."""
     checkpoint_bytes: int
@@ -115,17 +124,16 @@ class WorkerFigures:
     """As many as the job has."""
     anchor_forwards: PerStep
     anchor_flops: int
+    total_s: float | None
+    """Denoising, with what is known of the coordinator's part; None where unknown."""
+    speed_up: float | None
+    """In ``total_s``, against one worker."""
     denoise_s: float | None
     """Waiting for predictions, over all steps; None where the seconds of a forward are unknown."""
     coordinator_s: float | None
     """Fusion, the noise scheduler and refinement, over all steps; None where not measured."""
     busy_share: float
     """Part of the workers' time in which they compute, 0..1, while windows are denoised."""
-
-    @property
-    def total_s(self) -> float | None:
-        """Denoising, with what is known of the coordinator's part."""
-        return None if self.denoise_s is None else self.denoise_s + (self.coordinator_s or 0.0)
 
 
 @dataclass(frozen=True)

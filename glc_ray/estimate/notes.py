@@ -58,11 +58,12 @@ def _optimize(job: VideoJob) -> Iterator[str]:
     optimize = job.pipeline.optimize
     if optimize.layerwise_casting != "off":
         yield (
-            f"optimize.layerwise_casting = {optimize.layerwise_casting}: most weights are stored "
-            f"in 8 bits; their bytes are given in {job.pipeline.model.dtype}"
+            f"optimize.layerwise_casting = {optimize.layerwise_casting}: weights of linear layers "
+            "and convolutions are kept in 8 bits, as diffusers chooses them, and cast to "
+            f"{job.pipeline.model.dtype} one layer at a time"
         )
     if optimize.group_offload != "off":
         yield (
-            f"optimize.group_offload = {optimize.group_offload}: weights are in main memory, and "
-            "a group of them at a time on the device"
+            f"optimize.group_offload = {optimize.group_offload}: weights are in main memory; about "
+            "two groups of them are on the device, one that computes and the next"
         )

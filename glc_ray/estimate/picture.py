@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import wrap
 
 from glc_ray.protocols import AnchorAttention, Path, StepPlan, Window
 
-_BAR = 50
+_BESIDE_BAR = 30
+"""Characters of a line that are not the bar: the window's number, edges, anchor and padding."""
+_SHORTEST_BAR = 10
 _SHADES = ("░", "▒", "▓", "█")
 _ASCII_SHADES = (".", "-", "=", "#")
 
@@ -23,16 +26,22 @@ class Canvas:
     """Lines at most, titles of paths among them."""
     is_ascii: bool = False
     """Draw with ASCII alone."""
+    columns: int = 80
+    """Characters of a line."""
 
     @property
     def frames_per_cell(self) -> int:
         """Latent frames that share one character."""
-        return -(-self.num_latent_frames // _BAR)
+        return -(-self.num_latent_frames // self._bar)
 
     @property
     def cells_per_frame(self) -> int:
         """Characters of one latent frame, where the video is short."""
-        return max(1, _BAR // self.num_latent_frames)
+        return max(1, self._bar // self.num_latent_frames)
+
+    @property
+    def _bar(self) -> int:
+        return max(_SHORTEST_BAR, self.columns - _BESIDE_BAR)
 
     @property
     def shades(self) -> tuple[str, ...]:
@@ -54,10 +63,13 @@ class Canvas:
 
 
 def draw(plan: StepPlan, canvas: Canvas) -> Iterator[str]:
-    """Lines of at most 80 characters; what there is no room for is left out in the middle."""
+    """Lines for the canvas; windows that there is no room for are left out in the middle.
+
+    None is longer than the canvas is wide, from 40 columns on.
+    """
     room = canvas.rows // len(plan.paths) - 1
     for path in plan.paths:
-        yield _title(path)
+        yield from wrap(_title(path), canvas.columns)
         for window in _shown(path.windows, room):
             if window is None:
                 dots = "..." if canvas.is_ascii else "⋮"
@@ -75,7 +87,10 @@ def legend(canvas: Canvas) -> str:
         cell = f"{canvas.frames_per_cell} latent frames"
     elif canvas.cells_per_frame > 1:
         cell = f"1/{canvas.cells_per_frame} latent frame"
-    return f"a character is {cell}; shade: fusion weight within the window"
+    return (
+        f"a character is {cell}; shade: fusion weight within the window; padding: latent frames "
+        "of a clip beyond the video's end, which count for nothing"
+    )
 
 
 def _title(path: Path) -> str:

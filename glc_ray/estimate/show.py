@@ -1,4 +1,4 @@
-"""An estimate as text for a terminal of 80 columns."""
+"""An estimate as text, for a terminal of 40 columns or more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def show(estimate: Estimate, first_step: StepPlan, console: Console) -> None:
         f"{video.num_steps} steps, pipeline {video.pipeline}"
     )
     is_ascii = not console.encoding.startswith("utf")
-    canvas = Canvas(video.num_latent_frames, is_ascii=is_ascii)
+    canvas = Canvas(video.num_latent_frames, is_ascii=is_ascii, columns=console.width)
     say.title(f"Windows of the first step (timestep {first_step.timestep:g})")
     for line in draw(first_step, canvas):
         say.drawing(line)
@@ -44,6 +44,10 @@ def show(estimate: Estimate, first_step: StepPlan, console: Console) -> None:
         say.line(line)
     say.title("Memory")
     say.table(("who, what", "bytes", "where"), _memory_rows(estimate))
+    say.line(
+        "together is to be less than a card's memory, of which the driver, torch and fragmentation "
+        "take a share that is not estimated; without GPUs the device is main memory"
+    )
     say.title("Between processes")
     say.table(("arrays", "a step", "in all"), _traffic_rows(estimate))
     if estimate.notes:
@@ -74,7 +78,8 @@ class _Sayer:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for position, column in enumerate(columns):
             is_text = position == 0 or column == "where"
-            table.add_column(column, justify="left" if is_text else "right")
+            # A number stays with its unit; words may take another line.
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
         for row in rows:
             table.add_row(*row)
         self._console.print(table)
@@ -117,7 +122,6 @@ def _workers(estimate: Estimate) -> tuple[tuple[str, ...], Rows]:
     columns = ["workers", "extra anchors a step", "in all", "their FLOPs", "busy"]
     if estimate.timing is not None:
         columns += ["time", "speed-up"]
-    first = estimate.workers[0]
     rows = []
     for row in estimate.workers:
         cells = [
@@ -127,8 +131,8 @@ def _workers(estimate: Estimate) -> tuple[tuple[str, ...], Rows]:
             _flops(row.anchor_flops),
             f"{row.busy_share:.0%}",
         ]
-        if row.total_s is not None and first.total_s is not None:
-            cells += [_duration(row.total_s), f"{first.total_s / row.total_s:.2f}x"]
+        if row.total_s is not None and row.speed_up is not None:
+            cells += [_duration(row.total_s), f"{row.speed_up:.2f}x"]
         rows.append(tuple(cells))
     return tuple(columns), rows
 
@@ -158,12 +162,18 @@ def _timing(estimate: Estimate) -> Iterator[str]:
 
 def _memory_rows(estimate: Estimate) -> Rows:
     memory = estimate.memory
+    where = "device"
+    if memory.weights_at_once_bytes != memory.weights_bytes:
+        where = f"main memory; about {decimal(memory.weights_at_once_bytes)} on device"
     return [
-        ("worker: weights", decimal(memory.weights_bytes), "device"),
+        ("worker: weights", decimal(memory.weights_bytes), where),
         ("worker: activations", decimal(memory.activations_bytes), "device; an estimate"),
         *_anchor_rows(memory),
-        ("one worker: text encoder", decimal(memory.text_encoder_bytes), "main memory"),
+        ("worker: while denoising", decimal(memory.denoising_device_bytes), "device, together"),
+        ("one worker: text encoder", decimal(memory.text_encoder_bytes), "device, to encode"),
+        ("one worker: while encoding", decimal(memory.encoding_device_bytes), "device, together"),
         ("coordinator: latents", decimal(memory.latents_bytes), "fusion: twice more"),
+        ("decoder: VAE weights", decimal(memory.vae_bytes), "device; activations unknown"),
         ("checkpoint", decimal(memory.checkpoint_bytes), "output; an estimate"),
     ]
 

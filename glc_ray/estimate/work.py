@@ -50,6 +50,23 @@ def steps_of(job: VideoJob, facts: ModelFacts) -> tuple[Step, ...]:
     return tuple(Step(plan, planner.forwards(plan)) for plan in plans)
 
 
+def alike(steps: Iterable[Step]) -> list[tuple[Step, int]]:
+    """One step of each kind, and how many there are of it.
+
+    Steps of a kind have the same forwards but for the frames that their windows see, and so the
+    same operations, bytes and tasks; hundreds of steps of a long video have a handful of kinds.
+    """
+    kinds: dict[tuple[object, ...], tuple[Step, int]] = {}
+    for step in steps:
+        kind = tuple(
+            (f.path, len(f.windows), len(f.windows[0].frames), f.guidance_scale is None)
+            for f in step.forwards
+        )
+        first, times = kinds.get(kind, (step, 0))
+        kinds[kind] = first, times + 1
+    return list(kinds.values())
+
+
 def blends(attention: Attention | None) -> bool:
     """Whether clips are blended with an anchor: one that has no share is never computed."""
     return isinstance(attention, AnchorAttention) and attention.weight != float(attention.literal)

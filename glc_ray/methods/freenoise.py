@@ -8,8 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from glc_ray.config import FreeNoiseSpec
-from glc_ray.core.noise import check_chunk, shuffled_noise
+from glc_ray.core.noise import shuffled_noise
 from glc_ray.core.windows import check_clip, global_windows, local_windows, triangle_weights
+from glc_ray.methods.fit import check_chunk, check_stride
 from glc_ray.methods.fixed import FixedWindows
 from glc_ray.protocols import (
     Capability,
@@ -46,16 +47,17 @@ class FreeNoise(FixedWindows):
                 stride is one window (decided: the default must fit every model).
 
         Raises:
-            ValueError: the video is shorter than one window, the stride or the chunk does not fit
-                into one, or one forward over the video is asked for and the model's positions end
-                before.
+            UserError: the stride or the chunk does not fit into a window.
+            ValueError: the video is shorter than one window, or one forward over the video is asked
+                for and the model's positions end before.
         """
         window_size = facts.window_size
         stride = options.stride if window_size >= _SHORT else min(options.stride, window_size)
         self._window_size = window_size
         self._chunk = min(_SHORT, window_size) if options.chunk is None else options.chunk
-        check_chunk(self._chunk, window_size)
-        # At either level: so lengths and strides that do not fit are refused here.
+        check_chunk("freenoise.chunk", self._chunk, window_size)
+        check_stride("freenoise.stride", stride, window_size, default=f"{_SHORT}")
+        # At either level: so lengths that do not fit are refused here.
         windows = local_windows(
             num_latent_frames, window_size, stride, weights=triangle_weights(window_size)
         )

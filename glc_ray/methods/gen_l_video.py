@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glc_ray.config import GenLVideoSpec
 from glc_ray.core.windows import local_windows
+from glc_ray.methods.fit import check_stride
 from glc_ray.methods.fixed import FixedWindows
 from glc_ray.protocols import ModelFacts, Path
 
@@ -25,8 +26,10 @@ class GenLVideo(FixedWindows):
             options: the stride.
 
         Raises:
-            ValueError: the video is shorter than one window, or the stride does not fit into one.
+            UserError: the stride does not fit into a window.
+            ValueError: the video is shorter than one window.
         """
         window_size = facts.window_size
         stride = max(1, window_size // 2) if options.stride is None else options.stride
+        check_stride("gen_l_video.stride", stride, window_size, default="half a window")
         super().__init__(Path("local", 1.0, local_windows(num_latent_frames, window_size, stride)))

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
-from glc_ray.core.noise import check_chunk, reinitialise
+from glc_ray.core.noise import reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
-from glc_ray.core.windows import check_stride, global_windows, local_windows, random_shift
+from glc_ray.core.windows import global_windows, local_windows, random_shift
+from glc_ray.methods.fit import check_chunk, check_stride
 from glc_ray.protocols import (
     AnchorAttention,
     Capability,
@@ -19,6 +20,7 @@ from glc_ray.protocols import (
     Path,
     StepPlan,
     StepResult,
+    UserError,
 )
 
 
@@ -47,13 +49,14 @@ class GLC:
             options: parameters and ablation switches.
 
         Raises:
-            ValueError: the video is shorter than one window, the stride or the noise chunk does not
-                fit into a window, or both paths are off.
+            UserError: the stride or the noise chunk does not fit into a window, or both paths are
+                off.
+            ValueError: the video is shorter than one window.
         """
         if not (options.global_path or options.local_path):
-            raise ValueError(
-                "global_path and local_path are both off, so no window is left to denoise: "
-                "turn at least one on."
+            raise UserError(
+                "glc.global_path = False and glc.local_path = False: no window is left to denoise; "
+                "turn one on, for example --set glc.local_path=true"
             )
         self.num_latent_frames = num_latent_frames
         self.window_size = window_size
@@ -64,8 +67,8 @@ class GLC:
         self.noise_chunk = min(4, window_size) if reinit.chunk is None else reinit.chunk
         self._gamma0, self._beta = _gamma_parameters(options.gamma)
         self._global_windows = global_windows(num_latent_frames, window_size)
-        check_stride(self.stride, window_size)
-        check_chunk(self.noise_chunk, window_size)
+        check_stride("glc.stride", self.stride, window_size, default="half a window")
+        check_chunk("glc.noise_reinit.chunk", self.noise_chunk, window_size)
         self._vmcr_weights = VMCRWeights(frequency=vmcr.frequency, mse=vmcr.mse, phase=vmcr.phase)
         self._attention = (
             AnchorAttention(weight=abam.weight, literal=abam.literal, cache=abam.cache)

@@ -15,7 +15,8 @@ def create(job: VideoJob, facts: ModelFacts) -> Method:
     """The method of a job, for its length and its model.
 
     Raises:
-        ValueError: the method's options do not fit the two.
+        UserError: the method's options do not fit the two.
+        ValueError: the method does not.
     """
     pipeline = job.pipeline
     length = facts.num_latent_frames(pipeline.video.num_frames)

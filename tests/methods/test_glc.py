@@ -10,7 +10,7 @@ from glc_ray.core.gamma import GAMMA_PRESETS, gamma
 from glc_ray.core.noise import SeededNoise, reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
 from glc_ray.methods.glc import GLC
-from glc_ray.protocols import Method, StepResult
+from glc_ray.protocols import Method, StepResult, UserError
 
 NATIVE = {"global_path": False, "noise_reinit": False, "vmcr": False, "abam": False}
 
@@ -76,17 +76,20 @@ def test_a_path_without_share_is_not_planned(gamma0, left):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"global_path": False, "local_path": False}, "global_path and local_path are both off"),
+        (
+            {"global_path": False, "local_path": False},
+            "glc.global_path = False and glc.local_path = False: no window is left",
+        ),
         ({"num_latent_frames": 12}, "num_latent_frames is 12: it must be at least"),
-        ({"stride": 14}, "stride is 14: it must be between 1 and the window of 13"),
+        ({"stride": 14}, "glc.stride = 14: must be between 1 and 13, the model's window"),
         (
             {"noise_reinit": {"chunk": 14}},
-            "noise chunk is 14: it must be between 1 and the window of 13",
+            "glc.noise_reinit.chunk = 14: must be between 1 and 13, the model's window",
         ),
     ],
 )
 def test_nonsense_is_refused_before_any_work(arguments, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((UserError, ValueError), match=text):
         glc(**arguments)
 
 
