@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import json
+import time
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,12 +71,11 @@ def read(output: Output) -> list[VideoRecord]:
     Raises:
         UserError: the file is something else.
     """
-    stream = output.read(MANIFEST)
-    if stream is None:
+    data = output.read_bytes(MANIFEST)
+    if data is None:
         return []
     try:
-        with stream:
-            rows = pq.read_table(stream).to_pylist()
+        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
         # Columns of another version are left out, or take their defaults.
         return [VideoRecord(**{n: row[n] for n in SCHEMA.names if n in row}) for row in rows]
     except (pa.ArrowException, TypeError) as error:
@@ -86,10 +86,82 @@ def read(output: Output) -> list[VideoRecord]:
 
 
 def upsert(output: Output, record: VideoRecord) -> None:
-    """Add a row, or replace the one with the same id; the file is never seen half written."""
-    with output.locked(), tempfile.TemporaryDirectory() as folder:
-        records = {row.id: row for row in read(output)} | {record.id: record}
-        table = pa.Table.from_pylist([asdict(row) for row in records.values()], schema=SCHEMA)
-        local = Path(folder) / MANIFEST
+    """Add a row, or replace the one with the same id; the file is never seen half written.
+
+    Two writers at once: on local storage a lock keeps those of one machine apart (and those of
+    several, where the file system locks for all). In an object store, where the last writer of a
+    file wins, each row is first put as a file of its own, and the manifest is written again until
+    no row was added meanwhile; so that it has all rows when all writers are through, and a row
+    whose writer died in between comes in with the next one.
+
+    Raises:
+        StorageError: it cannot be stored.
+    """
+    if output.is_local:
+        with output.locked():
+            _write(output, _rows(output) | {record.id: record})
+        return
+    output.put_bytes(_to_json(record), f"{_JOURNAL}/{_journal_name(record)}")
+    while True:
+        journal = _newest(output)
+        _write(output, _with_journal(output, _rows(output), journal))
+        if _newest(output) == journal:
+            break
+    _prune(output, journal)
+
+
+_JOURNAL = ".work/manifest"
+# Long after any writer that read the manifest without these rows has written it.
+_JOURNAL_S = 24 * 3600
+
+
+def _rows(output: Output) -> dict[str, VideoRecord]:
+    return {row.id: row for row in read(output)}
+
+
+def _write(output: Output, records: dict[str, VideoRecord]) -> None:
+    table = pa.Table.from_pylist([asdict(row) for row in records.values()], schema=SCHEMA)
+    with output.writing(MANIFEST) as local:
         pq.write_table(table, local)
-        output.put(local, MANIFEST)
+
+
+def _to_json(record: VideoRecord) -> bytes:
+    return json.dumps(asdict(record), sort_keys=True).encode()
+
+
+def _digest(record: VideoRecord) -> str:
+    return hashlib.sha256(_to_json(record)).hexdigest()[:16]
+
+
+def _journal_name(record: VideoRecord) -> str:
+    return f"{record.id}.{time.time_ns():020d}.{_digest(record)}.json"
+
+
+def _newest(output: Output) -> dict[str, str]:
+    """Name of the newest row in the journal, by id."""
+    names = (stored.path.rpartition("/")[2] for stored in output.list(_JOURNAL))
+    # Names sort by time within an id.
+    return {name.partition(".")[0]: name for name in sorted(names)}
+
+
+def _with_journal(
+    output: Output, records: dict[str, VideoRecord], journal: dict[str, str]
+) -> dict[str, VideoRecord]:
+    merged = dict(records)
+    for key, name in journal.items():
+        if key in records and _digest(records[key]) == name.split(".")[2]:
+            continue
+        data = output.read_bytes(f"{_JOURNAL}/{name}")
+        # Another writer has replaced it; its newer one is in the next listing.
+        if data is not None:
+            merged[key] = VideoRecord(**json.loads(data))
+    return merged
+
+
+def _prune(output: Output, journal: dict[str, str]) -> None:
+    for stored in output.list(_JOURNAL):
+        name = stored.path.rpartition("/")[2]
+        key, written_ns, *_ = name.split(".")
+        is_replaced = name < journal.get(key, "")
+        if is_replaced or int(written_ns) / 1e9 < time.time() - _JOURNAL_S:
+            output.delete(stored.path)

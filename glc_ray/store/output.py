@@ -1,44 +1,47 @@
-"""The output folder, local or remote, through pyarrow.fs.
-
-OUTPUT/videos/NAME.mp4            nothing but .mp4 in this folder
-OUTPUT/contact_sheets/NAME.png
-OUTPUT/manifest.parquet
-"""
+"""The output folder, local or remote, through pyarrow.fs."""
 
 from __future__ import annotations
 
 import fcntl
 import io
 import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, cast
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 
 from glc_ray.protocols import UserError
+from glc_ray.store.paths import MANIFEST, contact_sheet_path, video_path
+from glc_ray.store.storage import (
+    StorageError,
+    StoredFile,
+    connect,
+    explain,
+    mapped,
+    read_object,
+    remove,
+    upload,
+)
 
-MANIFEST = "manifest.parquet"
+__all__ = ["MANIFEST", "Output", "StorageError", "StoredFile", "contact_sheet_path", "video_path"]
 
-
-def video_path(name: str) -> str:
-    """Path of a video below the output."""
-    return f"videos/{name}.mp4"
-
-
-def contact_sheet_path(name: str) -> str:
-    """Path of a contact sheet below the output."""
-    return f"contact_sheets/{name}.png"
+_PARTIAL = ".partial"
+_ABANDONED_S = 24 * 3600.0
+_COPY_BYTES = 1 << 20
 
 
 class Output:
     """An output location: a local path, or a URI such as ``s3://bucket/prefix``.
 
     Files appear whole or not at all: written under a temporary name and renamed where the
-    storage is local, in a single put where it is an object store.
+    storage is local, in one upload that is seen when it is complete where it is an object store.
+    No folders are made in an object store, which needs none.
     """
 
     def __init__(self, location: str) -> None:
@@ -49,15 +52,13 @@ class Output:
                 "for a job and removes with it; give an absolute path or a URI that all nodes see"
             )
         self.location = location if is_uri else str(Path(location).expanduser().resolve())
-        try:
-            found = fs.FileSystem.from_uri(self.location)
-        except (pa.ArrowInvalid, ValueError, OSError) as error:
-            raise UserError(
-                f"--output {location}: not a path or URI that can be used ({error}); give a "
-                "folder, or a URI that begins with s3://, gs:// or file://"
-            ) from None
-        self._fs, self._root = cast("tuple[fs.FileSystem, str]", found)
+        self._fs, self._root, self._impatient_fs = connect(self.location)
         self._is_local = isinstance(self._fs, fs.LocalFileSystem)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files are on a file system, where ``locked`` keeps writers apart."""
+        return self._is_local
 
     def uri(self, path: str = "") -> str:
         """Where a person finds ``path``; without the options and keys that a URI may carry."""
@@ -65,34 +66,183 @@ class Output:
         return scheme + self._full(path)
 
     def prepare(self) -> None:
-        """Make the folders and prove that they can be written.
+        """Prove that files can be written, within seconds; make the folders of local storage.
 
         Raises:
             UserError: they cannot.
         """
         try:
-            for folder in ("", "videos", "contact_sheets"):
-                self._fs.create_dir(self._full(folder), recursive=True)
-            self._write(".write-test", io.BytesIO(b"x"))
-            self._fs.delete_file(self._full(".write-test"))
+            if self._is_local:
+                for folder in ("", "videos", "contact_sheets"):
+                    Path(self._full(folder)).mkdir(parents=True, exist_ok=True)
+                self._write(io.BytesIO(b"x"), ".write-test")
+                Path(self._full(".write-test")).unlink()
+                self._remove_abandoned()
+            else:
+                upload(self._impatient_fs, pa.py_buffer(b"x"), self._full(".write-test"))
+                remove(self._impatient_fs, self._full(".write-test"))
         except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
+            what = f"--output {self.uri()}: cannot be written"
+            if not self._is_local:
+                raise UserError(f"{what}: {self._why(error)}") from None
             raise UserError(
-                f"--output {self.uri()}: cannot be written ({reason}); give a folder that you "
-                "may write, or mend its permissions"
+                f"{what} ({str(error).splitlines()[0]}); give a folder that you may write, or "
+                "mend its permissions"
             ) from None
 
     def put(self, local: Path, path: str) -> int:
-        """Copy a local file to ``path``; returns its size in bytes."""
-        with local.open("rb") as source:
-            self._write(path, source)
-        return local.stat().st_size
+        """Copy a local file to ``path``; returns its size in bytes.
+
+        Raises:
+            StorageError: it cannot be stored; nothing of it is left, an older file is as it was.
+        """
+        with self._explained("store", path):
+            if self._is_local:
+                with local.open("rb") as source:
+                    self._write(source, path)
+            else:
+                upload(self._fs, mapped(local), self._full(path))
+            return local.stat().st_size
+
+    def put_bytes(self, data: bytes, path: str) -> None:
+        """Store ``data`` as ``path``; as ``put``."""
+        with self._explained("store", path):
+            if self._is_local:
+                self._write(io.BytesIO(data), path)
+            else:
+                upload(self._fs, pa.py_buffer(data), self._full(path))
+
+    def put_folder(self, local: Path, path: str) -> int:
+        """Copy the files of a local folder to the folder ``path``; returns their size in bytes.
+
+        A local folder appears whole, in place of an older one; in an object store, which has no
+        folders, its files appear one by one, and files of an older one that are no more are
+        removed at the end.
+        """
+        files = sorted(file for file in local.rglob("*") if file.is_file())
+        if not self._is_local:
+            names = [f"{path}/{file.relative_to(local).as_posix()}" for file in files]
+            size = sum(self.put(*pair) for pair in zip(files, names, strict=True))
+            for old in {stored.path for stored in self.list(path)} - set(names):
+                self.delete(old)
+            return size
+        with self._explained("store", path), self._partial() as partial:
+            shutil.copytree(local, partial)
+            with self._partial() as replaced:
+                with suppress(FileNotFoundError):
+                    Path(self._full(path)).rename(replaced)
+                self._rename(partial, path)
+        return sum(file.stat().st_size for file in files)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[Path]:
+        """A local file to write, stored as ``path`` when the block ends without an error.
+
+        Raises:
+            StorageError: it cannot be written or stored; nothing of it is left.
+        """
+        if self._is_local:
+            with self._explained("store", path), self._partial() as partial:
+                yield partial
+                self._rename(partial, path)
+            return
+        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+            local = Path(folder) / PurePosixPath(path).name
+            # What the block itself cannot write is a matter of this machine's disk.
+            try:
+                yield local
+            except OSError as error:
+                raise StorageError(
+                    f"{local}: cannot write: {explain(error, self.location)}"
+                ) from error
+            self.put(local, path)
 
     def read(self, path: str) -> pa.NativeFile | None:
-        """A seekable stream of ``path``, or None where there is no such file."""
-        if self._fs.get_file_info(self._full(path)).type != fs.FileType.File:
-            return None
-        return self._fs.open_input_file(self._full(path))
+        """A seekable stream of ``path``, or None where there is no such file.
+
+        Local files are mapped to memory, remote ones are read range by range.
+        """
+        with self._explained("read", path):
+            info = self._fs.get_file_info(self._full(path))
+            if info.type != fs.FileType.File:
+                return None
+            if self._is_local and info.size:
+                return pa.memory_map(self._full(path))
+            return self._fs.open_input_file(self._full(path))
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """The content of a small file, or None where there is no such file.
+
+        All of it is of one version, though others may replace the file meanwhile.
+        """
+        with self._explained("read", path), suppress(FileNotFoundError):
+            if self._is_local:
+                return Path(self._full(path)).read_bytes()
+            return read_object(self._fs, self._full(path))
+        return None
+
+    def size(self, path: str) -> int | None:
+        """Size of ``path`` in bytes, or None where there is no such file."""
+        with self._explained("read", path):
+            info = self._fs.get_file_info(self._full(path))
+        return info.size if info.type == fs.FileType.File else None
+
+    def local_copy(self, path: str, folder: Path) -> Path:
+        """``path`` as a local file: itself where storage is local, else downloaded to ``folder``.
+
+        Raises:
+            StorageError: there is no such file, or it cannot be read.
+        """
+        if self._is_local:
+            return Path(self._full(path))
+        copy = folder / PurePosixPath(path).name
+        with (
+            self._explained("read", path),
+            copy.open("wb") as target,
+            self._fs.open_input_stream(self._full(path)) as source,
+        ):
+            shutil.copyfileobj(source, target, _COPY_BYTES)
+        return copy
+
+    def list(self, folder: str) -> list[StoredFile]:
+        """The finished files below ``folder``, by path; none where there is no such folder."""
+        selector = fs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
+        with self._explained("list", folder):
+            found = self._fs.get_file_info(selector)
+        start = len(self._full("")) + 1
+        return sorted(
+            (
+                StoredFile(info.path[start:], info.size, (info.mtime_ns or 0) / 1e9)
+                for info in found
+                if info.type == fs.FileType.File and not info.path.endswith(_PARTIAL)
+            ),
+            key=lambda stored: stored.path,
+        )
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; one that is not there is no error."""
+        with self._explained("remove", path):
+            if not self._is_local:
+                for stored in self.list(path):
+                    remove(self._fs, self._full(stored.path))
+                remove(self._fs, self._full(path))
+                return
+            full = Path(self._full(path))
+            with suppress(FileNotFoundError):
+                shutil.rmtree(full) if full.is_dir() else full.unlink()
+
+    def move(self, source: str, target: str) -> None:
+        """Rename a file, in place of an older one; in an object store a copy, then a removal.
+
+        Raises:
+            StorageError: there is no ``source``, or it cannot be moved.
+        """
+        with self._explained("move", source):
+            if self._is_local:
+                self._rename(Path(self._full(source)), target)
+                return
+            self._fs.copy_file(self._full(source), self._full(target))
+            remove(self._fs, self._full(source))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -104,19 +254,46 @@ class Output:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _write(self, path: str, source: BinaryIO) -> None:
-        if not self._is_local:
-            with self._fs.open_output_stream(self._full(path)) as stream:
-                shutil.copyfileobj(source, stream, 1 << 20)
-            return
-        # Beside the folders, so that nothing but finished videos is ever seen in videos/.
-        partial = Path(self._full(f".{uuid.uuid4().hex}.partial"))
-        try:
+    def _write(self, source: BinaryIO, path: str) -> None:
+        with self._partial() as partial:
             with partial.open("wb") as stream:
-                shutil.copyfileobj(source, stream, 1 << 20)
-            partial.replace(self._full(path))
+                shutil.copyfileobj(source, stream, _COPY_BYTES)
+            self._rename(partial, path)
+
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        # Beside the folders, so that nothing but finished videos is ever seen in videos/.
+        partial = Path(self._full(f".{uuid.uuid4().hex}{_PARTIAL}"))
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
         finally:
-            partial.unlink(missing_ok=True)
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+
+    def _rename(self, source: Path, path: str) -> None:
+        target = Path(self._full(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+
+    def _remove_abandoned(self) -> None:
+        """Temporary files of processes that were killed."""
+        for partial in Path(self._full("")).glob(f".*{_PARTIAL}"):
+            with suppress(OSError):
+                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+    @contextmanager
+    def _explained(self, action: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"{self.uri(path)}: cannot {action}: {self._why(error)}") from error
+
+    def _why(self, error: Exception) -> str:
+        return explain(error, self.location)
 
     def _full(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")

@@ -1,0 +1,43 @@
+"""Where each file lies below the output.
+
+OUTPUT/videos/NAME.mp4              nothing but finished videos in this folder
+OUTPUT/videos/NAME/frame_000000.png those that are folders of frames
+OUTPUT/contact_sheets/NAME.png
+OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
+OUTPUT/manifest.parquet
+OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
+"""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.parquet"
+
+
+def video_path(name: str, suffix: str = ".mp4") -> str:
+    """Path of a video below the output; without a suffix that of a folder of frames."""
+    return f"videos/{name}{suffix}"
+
+
+def frame_path(index: int, suffix: str = ".png") -> str:
+    """Path of a frame below the folder of its video."""
+    return f"frame_{index:06d}{suffix}"
+
+
+def contact_sheet_path(name: str) -> str:
+    """Path of a contact sheet below the output."""
+    return f"contact_sheets/{name}.png"
+
+
+def latents_path(name: str) -> str:
+    """Path of latents that are kept, below the output."""
+    return f"latents/{name}.safetensors"
+
+
+def work_path(video_id: str, path: str = "") -> str:
+    """Path of what is needed until a video is done, below the output."""
+    return f".work/{video_id}/{path}".rstrip("/")
+
+
+def work_latents_path(video_id: str) -> str:
+    """Path of the final latents of a video that is not done, below the output."""
+    return work_path(video_id, "latents.safetensors")
