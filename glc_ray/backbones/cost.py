@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,7 +19,14 @@ from glc_ray.backbones import model_folder, registry
 from glc_ray.backbones.attention import RecordAnchor
 from glc_ray.backbones.guided import GuidedModel
 from glc_ray.config import ModelSpec, OptimizeSpec, PipelineSpec, SamplingSpec
-from glc_ray.protocols import AnchorAttention, Attention, Conditioning, Forward
+from glc_ray.protocols import (
+    AnchorAttention,
+    Attention,
+    Conditioning,
+    Forward,
+    SpectralAttention,
+    WindowedAttention,
+)
 
 _META = torch.device("meta")
 _BLOCKS = {"cogvideox": "transformer_blocks", "wan": "blocks"}
@@ -64,6 +70,7 @@ class ModelCost:
         self._model = pipeline.model
         _, _, *self._clip_shape = backbone.facts.latents_shape(pipeline.video.num_frames)
         self._counts: dict[_Kind, _Count] = {}
+        self._counted_frames = 1
 
     @property
     def weights_bytes(self) -> int:
@@ -163,16 +170,53 @@ class ModelCost:
                 attention=attention,
                 anchor=None,
             )
-            flops = self._whole_flops(one)
-            self._counts[kind] = _Count(flops, math.prod(self._backbone.control.grid))
+            flops = self._long_clip_flops(one)
+            frames = len(one.windows[0].frames)
+            # Of the clip that was counted last, which may be shorter; in whole patches both.
+            counted, rows, columns = self._backbone.control.grid
+            tokens = counted * frames // self._counted_frames * rows * columns
+            self._counts[kind] = _Count(flops, tokens)
         return self._counts[kind]
 
-    def _whole_flops(self, forward: Forward) -> int:
+    def _long_clip_flops(self, forward: Forward) -> int:
+        """Of one clip: where attention takes more operations with every frame, from three short
+        clips.
+
+        Once a clip is longer than what its tokens see, one more stride of it adds as many windows
+        or neighbourhoods as the last did, and global attention grows by its square: a parabola in
+        whole numbers, which three counts give exactly.
+        """
+        frames = len(forward.windows[0].frames)
+        match forward.attention:
+            case SpectralAttention(radius=radius):
+                seen, stride = 2 * radius + 1, 1
+            case WindowedAttention(window_size=seen, stride=stride):
+                pass
+            case _:
+                return self._clip_flops(forward, frames)
+        # Strides of token frames, which may span two latent frames.
+        patch = self._config.get("patch_size_t") or 1
+        step = patch * max(1, stride // patch)
+        shortest = seen + 2 * patch + step
+        shortest += (frames - shortest) % step
+        if shortest + 2 * step >= frames:
+            return self._clip_flops(forward, frames)
+        least, middle, most = (
+            self._clip_flops(forward, shortest + times * step) for times in range(3)
+        )
+        steps = (frames - shortest) // step
+        bend = most - 2 * middle + least
+        return least + steps * (middle - least) + steps * (steps - 1) // 2 * bend
+
+    def _clip_flops(self, forward: Forward, frames: int) -> int:
         """Of one clip: its blocks are alike, so one is counted and multiplied.
 
         Attention by windows or by frequency takes thousands of operations a block, and minutes for
         all blocks of a large model.
         """
+        window = replace(forward.windows[0], frames=tuple(range(frames)), weights=(1.0,) * frames)
+        forward = replace(forward, windows=(window,))
+        self._counted_frames = frames
         num_blocks = len(getattr(self._transformers[0], _BLOCKS[self._model.backbone]))
         counts = []
         for kept in (1, 2):

@@ -29,6 +29,7 @@ from glc_ray.estimate.work import (
     alike,
     blends,
     keeps_anchors,
+    per_step,
     steps_of,
     tasks_of,
     traffic,
@@ -101,8 +102,8 @@ def _forwards(steps: tuple[Step, ...], cost: ModelCost) -> ForwardFigures:
     )
     return ForwardFigures(
         paths=tuple(_path(name, steps, cost) for name in _path_names(steps)),
-        windows=PerStep.of([len(step.plan.windows) for step in steps]),
-        batches=PerStep.of([len(step.forwards) for step in steps]),
+        windows=per_step(steps, lambda step: len(step.plan.windows)),
+        batches=per_step(steps, lambda step: len(step.forwards)),
         guidance_branches=1 if steps[0].forwards[0].guidance_scale is None else 2,
         flops=flops,
     )
@@ -114,13 +115,15 @@ def _path_names(steps: tuple[Step, ...]) -> Iterable[str]:
 
 
 def _path(name: str, steps: tuple[Step, ...], cost: ModelCost) -> PathFigures:
-    by_step = [[forward for forward in step.forwards if forward.path == name] for step in steps]
-    first = next(forward for forwards in by_step for forward in forwards)
+    def of_path(step: Step) -> list[Forward]:
+        return [forward for forward in step.forwards if forward.path == name]
+
+    first = next(forward for step, _ in alike(steps) for forward in of_path(step))
     return PathFigures(
         path=name,
         clip_frames=len(first.windows[0].frames),
-        windows=PerStep.of([sum(len(f.windows) for f in forwards) for forwards in by_step]),
-        batches=PerStep.of([len(forwards) for forwards in by_step]),
+        windows=per_step(steps, lambda step: sum(len(f.windows) for f in of_path(step))),
+        batches=per_step(steps, lambda step: len(of_path(step))),
         flops_per_window=cost.flops(first) // len(first.windows),
     )
 

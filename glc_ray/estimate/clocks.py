@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from glc_ray.backbones.cost import ModelCost
 from glc_ray.estimate.figures import BatchSeconds
-from glc_ray.estimate.work import Step
+from glc_ray.estimate.work import Step, alike
 from glc_ray.protocols import AnchorAttention, Forward, Window
 
 BatchKind = tuple[str, int, bool]
@@ -75,9 +75,11 @@ class MeasuredClock:
 
     def mean_window_s(self, steps: tuple[Step, ...]) -> float:
         """Seconds of a window, over all of a job's."""
-        forwards = [forward for step in steps for forward in step.forwards]
-        windows = sum(len(forward.windows) for forward in forwards)
-        return sum(map(self.window_s, forwards)) / windows
+        seconds, windows = 0.0, 0
+        for step, times in alike(steps):
+            seconds += times * sum(map(self.window_s, step.forwards))
+            windows += times * len(step.plan.windows)
+        return seconds / windows
 
     def _share_of_anchor(self, forward: Forward) -> float:
         rides = rides_along(forward) and not forward.is_anchor

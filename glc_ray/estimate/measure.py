@@ -14,7 +14,7 @@ from glc_ray.backbones import registry as backbones
 from glc_ray.config import VideoJob
 from glc_ray.estimate.clocks import BatchKind, MeasuredClock, kind_of
 from glc_ray.estimate.figures import BatchSeconds
-from glc_ray.estimate.work import Step
+from glc_ray.estimate.work import Step, alike
 from glc_ray.methods import registry as methods
 from glc_ray.protocols import Forward, NoiseScheduler, StepPlan, StepResult, UserError, Window
 from glc_ray.sampler import LocalDenoiser, StepReport, sample, torch_threads
@@ -51,7 +51,7 @@ def measure(
     """
     denoiser = LocalDenoiser.of(job, _device(job))
     kinds: dict[BatchKind, Forward] = {}
-    for forward in (forward for step in steps for forward in step.forwards):
+    for forward in (forward for step, _ in alike(steps) for forward in step.forwards):
         kinds.setdefault(kind_of(forward), forward)
     batches: dict[BatchKind, BatchSeconds] = {}
     with torch_threads(job.pipeline.denoise.threads):

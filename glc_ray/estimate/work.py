@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -22,10 +23,15 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the loop and its forwards, in window order."""
+    """One step of the loop."""
 
     plan: StepPlan
-    forwards: tuple[Forward, ...]
+    planner: ForwardPlanner
+
+    @cached_property
+    def forwards(self) -> tuple[Forward, ...]:
+        """In window order; made when first asked for, as a long video has thousands a step."""
+        return self.planner.forwards(self.plan)
 
 
 class Clock(Protocol):
@@ -47,7 +53,7 @@ def steps_of(job: VideoJob, facts: ModelFacts) -> tuple[Step, ...]:
     scheduler = backbones.load_scheduler(pipeline.model, pipeline.sampling, torch.Generator())
     planner = ForwardPlanner(job, facts)
     plans = [method.plan(index, timestep) for index, timestep in enumerate(scheduler.timesteps)]
-    return tuple(Step(plan, planner.forwards(plan)) for plan in plans)
+    return tuple(Step(plan, planner) for plan in plans)
 
 
 def alike(steps: Iterable[Step]) -> list[tuple[Step, int]]:
@@ -59,8 +65,8 @@ def alike(steps: Iterable[Step]) -> list[tuple[Step, int]]:
     kinds: dict[tuple[object, ...], tuple[Step, int]] = {}
     for step in steps:
         kind = tuple(
-            (f.path, len(f.windows), len(f.windows[0].frames), f.guidance_scale is None)
-            for f in step.forwards
+            (path.name, len(path.windows), len(path.windows[0].frames), path.attention)
+            for path in step.plan.paths
         )
         first, times = kinds.get(kind, (step, 0))
         kinds[kind] = first, times + 1
@@ -98,7 +104,12 @@ def _task(forward: Forward, clock: Clock) -> Task:
     )
 
 
-def traffic(steps: Iterable[Step], latents_shape: tuple[int, ...]) -> TrafficFigures:
+def per_step(steps: Iterable[Step], count: Callable[[Step], int]) -> PerStep:
+    """What ``count`` says of each step, where it says the same of steps that are `alike`."""
+    return PerStep.of([found for step, times in alike(steps) for found in [count(step)] * times])
+
+
+def traffic(steps: tuple[Step, ...], latents_shape: tuple[int, ...]) -> TrafficFigures:
     """Bytes of the arrays that batches, answers and anchors bring from process to process.
 
     Args:
@@ -106,16 +117,14 @@ def traffic(steps: Iterable[Step], latents_shape: tuple[int, ...]) -> TrafficFig
         latents_shape: (1, K, C, H, W) of the video.
     """
     frame_bytes = math.prod(latents_shape[2:]) * _FLOAT32_BYTES
-    clips = [
-        sum(len(w.frames) for forward in step.forwards for w in forward.windows) * frame_bytes
-        for step in steps
-    ]
-    anchors = [_anchor_frames(step) * frame_bytes for step in steps]
+    clips_bytes = per_step(
+        steps, lambda step: sum(len(window.frames) for window in step.plan.windows) * frame_bytes
+    )
     return TrafficFigures(
-        clips_bytes=PerStep.of(clips),
+        clips_bytes=clips_bytes,
         # A prediction has the shape of its clip.
-        predictions_bytes=PerStep.of(clips),
-        anchors_bytes=PerStep.of(anchors),
+        predictions_bytes=clips_bytes,
+        anchors_bytes=per_step(steps, lambda step: _anchor_frames(step) * frame_bytes),
     )
 
 

@@ -127,6 +127,63 @@ def test_operations_are_those_of_a_real_forward(
     assert ModelCost(job.pipeline).flops(forward) == counted_on_a_cpu(job, forward)
 
 
+@pytest.mark.parametrize(
+    ("options", "positions"),
+    [
+        ([("method", "freelong"), ("freelong.radius", 1)], "sincos"),
+        ([("method", "freelong"), ("freelong.radius", 1)], "1.5"),
+        ([("method", "freenoise"), ("freenoise.stride", 2)], "rotary"),
+        ([("method", "freenoise"), ("freenoise.stride", 3)], "1.5"),
+    ],
+)
+def test_operations_of_a_long_clip_are_those_of_a_real_forward(
+    tiny_job: Callable[..., VideoJob], options: list[tuple[str, Any]], positions: str
+) -> None:
+    """Found from shorter clips: 25 latent frames or more in one forward."""
+    job = tiny_job(("video.num_frames", 97), *options, positions=positions)
+    (forward,) = first_forwards(job)
+    assert len(forward.windows[0].frames) >= 25
+    assert ModelCost(job.pipeline).flops(forward) == counted_on_a_cpu(job, forward)
+
+
+def test_operations_of_the_embedded_model_are_those_of_a_real_forward() -> None:
+    """8 blocks, of which two are counted."""
+    job = job_of(("denoise.batch_size", 1))
+    forward = first_forwards(job)[0]
+    assert ModelCost(job.pipeline).flops(forward) == counted_on_a_cpu(job, forward)
+
+
+@pytest.mark.parametrize("casting", ["float8_e4m3fn", "float8_e5m2"])
+def test_weights_in_8_bits_are_those_that_diffusers_casts(
+    tiny_job: Callable[..., VideoJob], casting: str
+) -> None:
+    job = tiny_job(("optimize.layerwise_casting", casting))
+    denoiser = LocalDenoiser.of(job, torch.device("cpu"))
+    transformer = denoiser.backbone.transformer  # type: ignore[attr-defined]
+    real = sum(parameter.nbytes for parameter in transformer.parameters())
+    cost = ModelCost(job.pipeline)
+    assert cost.weights_bytes == real < ModelCost(tiny_job().pipeline).weights_bytes
+    forward = first_forwards(job)[0]
+    assert cost.flops(forward) == ModelCost(tiny_job().pipeline).flops(forward)
+
+
+def test_groups_of_weights_on_the_device(tiny_job: Callable[..., VideoJob]) -> None:
+    """By block: both of the tiny model's two blocks, and so all of it; by leaf: two matrices."""
+    gpu = ("resources.denoisers.num_gpus", 1)
+    whole = ModelCost(tiny_job().pipeline)
+    blocks = ModelCost(tiny_job(gpu, ("optimize.group_offload", "block_level")).pipeline)
+    leaves = ModelCost(tiny_job(gpu, ("optimize.group_offload", "leaf_level")).pipeline)
+    assert whole.weights_at_once_bytes == whole.weights_bytes == blocks.weights_bytes
+    assert blocks.weights_at_once_bytes == whole.weights_bytes
+    assert 0 < leaves.weights_at_once_bytes < whole.weights_bytes / 2
+
+
+def test_decoder_weights_are_those_of_the_file(tiny_job: Callable[..., VideoJob]) -> None:
+    job = tiny_job(("decode.dtype", "bfloat16"))
+    values = file_values(Path(job.pipeline.model.path) / "vae")
+    assert ModelCost(job.pipeline).vae_bytes == 2 * values
+
+
 @pytest.mark.parametrize("kind", ["one", "two"])
 def test_operations_of_wan_are_those_of_a_real_forward(
     wan_job: Callable[..., VideoJob], kind: str
