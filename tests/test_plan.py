@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -105,6 +107,52 @@ def test_ray_is_not_even_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def test_a_pipeline_without_a_prompt_is_planned_all_the_same() -> None:
+    result = run("--set", "prompt=", "--steps", "2")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert " ".join(result.stdout.split()).endswith(
+        "Notes no --prompt was given, and the pipeline has none: the figures are those of any one "
+        "prompt; its text is part of the name and the specification_hash"
+    )
+
+
+def test_configuration_files_are_enough_unless_it_measures(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model("sincos"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    arguments = ["--set", f"model.path={folder}", "--num-frames", "33", "--steps", "2"]
+    assert run(*arguments).exit_code == 0
+    for refused in (run(*arguments, "--measure"), CliRunner().invoke(render, arguments)):
+        assert refused.exit_code == 2
+        assert "is missing: no *.safetensors in" in refused.stderr
+
+
+def test_json_has_totals_and_speed_ups() -> None:
+    found = json.loads(run("--json", "--steps", "2", "--seconds-per-forward", "2").stdout)
+    first, *others = found["workers"]
+    assert (first["speed_up"], first["total_s"]) == (1, 2 * found["forwards"]["windows"]["total"])
+    assert all(row["speed_up"] == first["total_s"] / row["total_s"] > 1 for row in others)
+    memory = found["memory"]
+    (anchor,) = [cache for cache in memory["anchor_caches"] if cache["is_chosen"]]
+    assert memory["denoising_device_bytes"] == (
+        memory["weights_bytes"] + memory["activations_bytes"] + anchor["device_bytes"]
+    )
+    assert memory["encoding_device_bytes"] == (
+        memory["weights_bytes"] + memory["text_encoder_bytes"]
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_text_fits_its_terminal_and_numbers_keep_their_units(width: int) -> None:
+    job = build_job(load_pipeline("toyworld", [("sampling.num_steps", 1)]), None, 0)
+    text = io.StringIO()
+    show(estimate(job), glc_plan(37, 7), Console(file=text, width=width))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("24.2 MB" in line for line in lines)
+
+
 def test_every_option_of_render_is_taken() -> None:
     ours = {option.name for option in main.params}
     assert ours >= {option.name for option in render.params}
@@ -122,6 +170,8 @@ def test_glc_ray_plan_is_the_same_command() -> None:
     "arguments",
     [
         ["--prompt", ""],
+        ["--seed", "-1"],
+        ["--num-frames", "1000001"],
         ["--num-frames", "144"],
         ["--method", "magic"],
         ["--pipeline", "sora"],

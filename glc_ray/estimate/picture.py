@@ -51,9 +51,10 @@ class Canvas:
     def bar(self, window: Window) -> str:
         """Where the window's frames lie, shaded by their fusion weight."""
         cells = [0.0] * -(-self.num_latent_frames // self.frames_per_cell)
+        greatest = max(window.weights)
         for frame, weight in zip(window.frames, window.weights, strict=True):
             cell = frame // self.frames_per_cell
-            cells[cell] = max(cells[cell], weight / max(window.weights))
+            cells[cell] = max(cells[cell], weight / greatest)
         return "".join(self._shade(weight) * self.cells_per_frame for weight in cells)
 
     def _shade(self, weight: float) -> str:
