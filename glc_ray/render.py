@@ -36,6 +36,7 @@ def render(
     options: Mapping[str, Any] | None = None,
     output: str = "output",
     address: str | None = None,
+    keep_latents: bool = False,
     quiet: bool = True,
 ) -> VideoRecord:
     """Render one long video on Ray and wait for it.
@@ -55,6 +56,7 @@ def render(
         options: further specification keys by dotted path, ``{"glc.vmcr": False}``.
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
+        keep_latents: store the final latents as ``latents/NAME.safetensors``, too.
         quiet: show no progress.
 
     Returns:
@@ -72,7 +74,7 @@ def render(
     }
     given |= {"guidance_scale": guidance_scale, "method": method}
     spec = load_pipeline(pipeline, [*overrides(given), *(options or {}).items()])
-    record = _render(spec, prompt, seed, output, address, quiet)
+    record = _render(spec, prompt, seed, output, address, keep_latents, quiet)
     if record.status != "done":
         raise RenderError(f"{record.name}: {record.error}")
     return record
@@ -84,18 +86,21 @@ def _render(
     seed: int,
     output: str,
     address: str | None,
+    keep_latents: bool,
     quiet: bool,
 ) -> VideoRecord:
     # Late, so that --help and a wrong key answer at once: these import torch, diffusers and Ray.
     from rich.console import Console
 
+    from glc_ray.backbones.registry import facts
     from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
-    from glc_ray.media.ffmpeg import find_ffmpeg
+    from glc_ray.media import formats
     from glc_ray.store import manifest
     from glc_ray.store.output import Output
 
     job = build_job(spec, prompt, seed)
-    find_ffmpeg()
+    model = facts(job.pipeline.model)
+    formats.check(job.pipeline.encode, model.width, model.height)
     place = Output(output)
     place.prepare()
     manifest.read(place)
@@ -107,7 +112,7 @@ def _render(
     from glc_ray.runtime.pipeline import Run
 
     with connected(address, job.pipeline):
-        run = Run(job.pipeline, place.location)
+        run = Run(job.pipeline, place.location, keep_latents=keep_latents)
         with nullcontext() if quiet else watching(run.progress, 1, Console(stderr=True)):
             (record,) = run.records([job])
     manifest.upsert(place, record)
@@ -122,6 +127,11 @@ def _render(
     metavar="RAY",
     help="A running Ray cluster. Default: the one that runs "
     "here or that RAY_ADDRESS names; else one is started.",
+)
+@click.option(
+    "--keep-latents",
+    is_flag=True,
+    help="Store the final latents, too, as OUTPUT/latents/NAME.safetensors.",
 )
 def main(
     prompts: tuple[str, ...],

@@ -1,79 +1,89 @@
-"""From final latents to the files of one video: decode, encode and contact sheet in one pass."""
+"""From latents to encoded segments, in one pass through a stretch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
 from glc_ray.config import EncodeSpec
-from glc_ray.media.contact_sheet import ContactSheet
-from glc_ray.media.decode import Frames, stream_decode
-from glc_ray.media.encode import EncodeReport, encode_video
+from glc_ray.media.contact_sheet import Thumbnails
+from glc_ray.media.decode import Frames
 from glc_ray.media.formats import choose
+from glc_ray.media.segments import SegmentReport, encode_segment
+from glc_ray.media.stretch import Segment, Stretch, decode_stretch
+from glc_ray.media.tiles import TileDecoder
 from glc_ray.protocols import FrameDecoder
 
 
-def write_video(
+@dataclass(frozen=True)
+class WrittenSegment:
+    """A segment's file, and what else is wanted of its frames."""
+
+    segment: Segment
+    path: Path
+    report: SegmentReport
+    pictures: dict[int, bytes]
+    """Those of the contact sheet, PNG by frame."""
+
+
+def write_segments(
     decoder: FrameDecoder,
     latents_BFCHW: Tensor,
-    video_path: Path,
-    contact_sheet_path: Path,
+    stretch: Stretch,
+    folder: Path,
     *,
     num_frames: int,
     fps: float | Fraction,
-    prompt: str,
-    settings: EncodeSpec | None = None,
-    metadata: Mapping[str, str] | None = None,
-    on_frames: Callable[[int], None] | None = None,
-) -> EncodeReport:
-    """Decode latents, encode the frames as they come and draw the contact sheet.
-
-    Each file appears whole or not at all; the contact sheet follows the video.
+    settings: EncodeSpec,
+    warmup: int | None = None,
+    tiles: TileDecoder | None = None,
+) -> Iterator[WrittenSegment]:
+    """Decode a stretch and encode its segments; frames never leave this process.
 
     Args:
         decoder: a loaded VAE.
-        latents_BFCHW: (1, K, C, H, W) final latents on any device.
-        video_path: the file, or the folder of pictures.
-        contact_sheet_path: the PNG file.
-        num_frames: how many frames the video gets; what the latents give beyond is dropped.
+        latents_BFCHW: (1, K, C, H, W) final latents of the whole video.
+        stretch: segments to make.
+        folder: where their files go.
+        num_frames: of the whole video.
         fps: frames per second.
-        prompt: title of the contact sheet.
-        settings: how frames are compressed; none is H.264.
-        metadata: tags of the container; values may hold any characters.
-        on_frames: called with the number of frames so far after each temporal batch.
+        settings: how frames are compressed.
+        warmup, tiles: see ``decode_stretch``.
+
+    Yields:
+        Each segment as soon as its file is whole.
 
     Raises:
         UserError: no ffmpeg, settings that it cannot do, or a size that the format cannot hold.
         NonFiniteError: latents or pixels hold NaN or infinity.
         FFmpegError: ffmpeg failed; the message ends with its last lines.
-        ValueError: the latents decode to fewer than ``num_frames`` frames.
     """
-    sheet = ContactSheet(num_frames, title=prompt, fps=fps)
-    settings = settings or EncodeSpec()
-    decoded = stream_decode(decoder, latents_BFCHW, choose(settings).bit_depth)
-    frames = _watch(decoded, num_frames, sheet, on_frames)
-    report = encode_video(frames, video_path, fps=fps, settings=settings, metadata=metadata)
-    sheet.save(contact_sheet_path)
-    return report
+    encoding = choose(settings)
+    decoded = decode_stretch(
+        decoder, latents_BFCHW, stretch, warmup=warmup, bit_depth=encoding.bit_depth, tiles=tiles
+    )
+    for segment in stretch:
+        pictures = Thumbnails(num_frames, first_frame=segment.first_frame)
+        path = folder / f"{segment.index:05d}{encoding.segment_suffix}"
+        report = encode_segment(
+            pictures.watch(_frames_of(segment, decoded)),
+            path,
+            first_frame=segment.first_frame,
+            fps=fps,
+            settings=settings,
+        )
+        yield WrittenSegment(segment, path, report, pictures.to_png())
 
 
-def _watch(
-    batches: Iterable[Frames],
-    num_frames: int,
-    sheet: ContactSheet,
-    on_frames: Callable[[int], None] | None,
-) -> Iterator[Frames]:
-    """Show passing frames to the contact sheet and the caller, and count them."""
-    done = 0
-    for frames in batches:
-        frames = frames[: num_frames - done]
-        done += len(frames)
-        sheet.add(frames)
+def _frames_of(segment: Segment, decoded: Iterator[tuple[int, Frames]]) -> Iterator[Frames]:
+    """The segment's frames and no more: it is whole before the next one is begun."""
+    left = segment.num_frames
+    while left > 0:
+        index, frames = next(decoded)
+        assert index == segment.index, "segments out of order"
+        left -= len(frames)
         yield frames
-        if on_frames is not None:
-            on_frames(done)
-    if done != num_frames:
-        raise ValueError(f"the latents decode to {done} frames; {num_frames} are needed")

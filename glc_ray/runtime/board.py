@@ -15,6 +15,14 @@ class Board:
         """Replace what is known of ``video`` (its specification hash)."""
         self._videos[video] = progress
 
+    def segment_done(self, video: str, name: str, num_frames: int, total: int) -> None:
+        """Count ``num_frames`` of a segment to the video's ``total``, whoever decoded them."""
+        known = self._videos.get(video)
+        done = known.frames_done if known is not None and known.state == "decoding" else 0
+        self._videos[video] = VideoProgress(
+            name, "decoding", frames_done=min(done + num_frames, total), num_frames=total
+        )
+
     def snapshot(self) -> list[VideoProgress]:
         """The last report of each video, in the order of first reports."""
         return list(self._videos.values())

@@ -1,120 +1,140 @@
-"""Second stage of the Ray Data graph: final latents to a stored video and its manifest row."""
+"""Second stage of the Ray Data graph: stretches of stored latents to stored, encoded segments."""
 
 from __future__ import annotations
 
+import base64
 import json
+import shutil
 import tempfile
-import time
-from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from ray.exceptions import RayError
 
-from glc_ray import __version__
-from glc_ray.backbones.registry import facts, load_frame_decoder
+from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.media.write import write_video
-from glc_ray.runtime.denoise_stage import Row
+from glc_ray.media.decode_plan import DecodePlan
+from glc_ray.media.stretch import stretches
+from glc_ray.media.tiles import SpreadTiles
+from glc_ray.media.write import WrittenSegment, write_segments
 from glc_ray.runtime.denoiser import assigned_device
-from glc_ray.runtime.messages import VideoProgress
-from glc_ray.store.manifest import VideoRecord
-from glc_ray.store.output import Output, contact_sheet_path, video_path
+from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
+from glc_ray.runtime.stored_latents import StoredLatents
+from glc_ray.runtime.tile_pool import BlendingDecoder, spread_over
+from glc_ray.store.ledger import Ledger, SegmentEntry
+from glc_ray.store.output import Output
+from glc_ray.store.paths import work_latents_path
 
-_VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
+PICTURES = ".pictures"
+"""Suffix of a segment's pictures of the contact sheet: JSON, base64 PNG by frame."""
+
+_MAX_FAILURES = 3
+"""Of tile actors, before the video fails."""
 
 
 class DecodeEncodeStage:
-    """Row with ``latents`` -> the manifest row; the video and its contact sheet are stored.
+    """Row of a stretch -> the same; its segments are stored and in the ledger.
 
-    Frames live in this process alone, one temporal batch at a time.
+    Frames live in this process alone, one temporal batch at a time. A row that is done again, after
+    the process was killed, makes only the segments that are missing.
     """
 
-    def __init__(self, pipeline: PipelineSpec, output: str, board: Any) -> None:
+    def __init__(
+        self,
+        pipeline: PipelineSpec,
+        output: str,
+        board: Any,
+        decode_plan: DecodePlan,
+        tile_actors: list[Any],
+    ) -> None:
         torch.set_num_threads(pipeline.decode.threads)
-        self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
+        self._tiles: SpreadTiles | None = None
+        if decode_plan.kind == "tiles":
+            dtype = getattr(torch, pipeline.decode.dtype or pipeline.model.dtype)
+            self._tiles = spread_over(tile_actors, decode_plan, dtype)
+            self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
+        else:
+            self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
         self._leading = facts(pipeline.model).leading_latent_frames
+        self._plan = decode_plan
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
         self._board = board
 
     def __call__(self, row: Row) -> Row:
-        job = VideoJob.model_validate_json(row["job"])
-        name = row["name"]
-        record = replace(record_of(job, name), **json.loads(row["timings"]), error=row["error"])
-        if not record.error:
+        if row["error"]:
+            return row
+        wanted = set(json.loads(row["segments"]))
+        times = {"decode_s": 0.0, "encode_s": 0.0}
+        for failures in range(1, _MAX_FAILURES + 1):
             try:
-                record = replace(record, **self._write(job, name, row["latents"]), status="done")
+                self._make(job_of(row), row, wanted, times)
+                return {**row, **times}
+            except RayError as failure:
+                # A tile actor was lost, and its caches with it: begin anew behind what is done.
+                error = f"{type(failure).__name__}: {failure}"
+                if failures == _MAX_FAILURES:
+                    return {**row, "error": f"decode and encode: {error}"}
             except Exception as failure:
-                why = f"decode and encode: {type(failure).__name__}: {failure}"
-                record = replace(record, error=why)
-        self._tell(job, VideoProgress(name, record.status))
-        return asdict(replace(record, total_s=time.time() - row["started"]))
+                error = f"{type(failure).__name__}: {failure}"
+                return {**row, "error": f"decode and encode: {error}"}
+        raise AssertionError("not reached")
 
-    def _write(self, job: VideoJob, name: str, latents_FCHW: np.ndarray) -> dict[str, Any]:
-        num_frames = job.pipeline.video.num_frames
+    def _make(self, job: VideoJob, row: Row, wanted: set[int], times: dict[str, float]) -> None:
+        """Make the wanted segments that are not there yet."""
+        ledger = ledger_of(self._output, job)
+        path = work_latents_path(video_id(job))
+        done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
+        missing = [part for part in self._plan.segments if part.index in wanted - done]
+        latents = StoredLatents(self._output, path, leading=self._leading).as_tensor()
+        for stretch in stretches(missing, 1, warmup=self._plan.warmup):
+            attempts = {part.index: ledger.next_attempt(part.index) for part in stretch}
+            for index, attempt in attempts.items():
+                ledger.claim(index, attempt)
+            with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+                for written in write_segments(
+                    self._decoder,
+                    latents,
+                    stretch,
+                    Path(folder),
+                    num_frames=job.pipeline.video.num_frames,
+                    fps=job.pipeline.video.fps,
+                    settings=job.pipeline.encode,
+                    warmup=self._plan.warmup,
+                    tiles=self._tiles,
+                ):
+                    self._store(ledger, written, attempts[written.segment.index])
+                    times["decode_s"] += written.report.decode_s
+                    times["encode_s"] += written.report.encode_s
+                    self._board.segment_done.remote(
+                        job.specification_hash,
+                        row["name"],
+                        written.segment.num_frames,
+                        job.pipeline.video.num_frames,
+                    )
 
-        def on_frames(done: int) -> None:
-            progress = VideoProgress(name, "decoding", frames_done=done, num_frames=num_frames)
-            self._tell(job, progress)
-
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-            video, sheet = Path(folder) / "video.mp4", Path(folder) / "sheet.png"
-            report = write_video(
-                self._decoder,
-                torch.tensor(latents_FCHW[self._leading :])[None],
-                video,
-                sheet,
-                num_frames=num_frames,
-                fps=job.pipeline.video.fps,
-                prompt=job.prompt,
-                settings=job.pipeline.encode,
-                metadata={
-                    "title": job.prompt,
-                    "comment": f"glc-ray seed={job.seed} specification={job.specification_hash}",
-                },
-                on_frames=on_frames,
-            )
-            size_bytes = self._output.put(video, video_path(name))
-            self._output.put(sheet, contact_sheet_path(name))
-        return {
-            "num_frames": report.num_frames,
-            "fps": job.pipeline.video.fps,
-            "width": report.width,
-            "height": report.height,
-            "size_bytes": size_bytes,
-            "path": video_path(name),
-            "contact_sheet": contact_sheet_path(name),
-            "decode_s": report.decode_s,
-            "encode_s": report.encode_s,
+    def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
+        """Store a segment and enter it; a folder of pictures as one tar file."""
+        segment, local = written.segment, written.path
+        if local.is_dir():
+            local = Path(shutil.make_archive(str(written.path), "tar", written.path))
+        path = ledger.segment_path(segment.index, attempt, local.suffix)
+        self._output.put(local, path)
+        pictures = {
+            str(frame): base64.b64encode(png).decode() for frame, png in written.pictures.items()
         }
-
-    def _tell(self, job: VideoJob, progress: VideoProgress) -> None:
-        self._board.report.remote(job.specification_hash, progress)
-
-
-def record_of(job: VideoJob, name: str) -> VideoRecord:
-    """The manifest row of a video that is not done (yet)."""
-    return VideoRecord(
-        id=job.specification_hash[:16],
-        name=name,
-        prompt=job.prompt,
-        seed=job.seed,
-        specification_hash=job.specification_hash,
-        specification=job.model_dump_json(),
-        status="failed",
-        versions=json.dumps(versions()),
-    )
-
-
-def failed_record(job: VideoJob, name: str, error: str) -> VideoRecord:
-    """The manifest row of a video that the cluster lost."""
-    return replace(record_of(job, name), error=error)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes a video."""
-    return {"glc-ray": __version__} | {name: version(name) for name in _VERSIONED}
+        self._output.put_bytes(
+            json.dumps(pictures).encode(), ledger.segment_path(segment.index, attempt, PICTURES)
+        )
+        entry = SegmentEntry.of_file(
+            local,
+            path,
+            first_frame=segment.first_frame,
+            num_frames=segment.num_frames,
+            settings_hash=ledger.settings_hash,
+        )
+        ledger.commit(segment.index, attempt, entry)
+        shutil.rmtree(written.path) if written.path.is_dir() else written.path.unlink()
+        local.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The Ray Data graph: jobs -> coordinate -> decode and encode -> manifest rows."""
+"""The Ray Data graph: jobs -> coordinate -> decode and encode -> join -> manifest rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from glc_ray.backbones.registry import decoder_facts, facts
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
+from glc_ray.media.decode_plan import DecodePlan, plan_decode
+from glc_ray.runtime.assembly import Assembly
 from glc_ray.runtime.board import Board
-from glc_ray.runtime.decode_stage import DecodeEncodeStage, failed_record
-from glc_ray.runtime.denoise_stage import DenoiseStage, Row, row_of
+from glc_ray.runtime.decode_stage import DecodeEncodeStage
+from glc_ray.runtime.denoise_stage import DenoiseStage
 from glc_ray.runtime.messages import VideoProgress
 from glc_ray.runtime.pool import reason, start_denoisers
+from glc_ray.runtime.rows import Row, failed_record, row_of
+from glc_ray.runtime.tile_pool import start_tile_actors
 from glc_ray.store.manifest import VideoRecord
 
 _SNAPSHOT_S = 10.0
@@ -27,14 +32,15 @@ class Run:
     Args:
         pipeline: model, resources and settings that all jobs share.
         output: where videos go.
+        keep_latents: keep final latents beside the videos.
     """
 
-    def __init__(self, pipeline: PipelineSpec, output: str) -> None:
+    def __init__(self, pipeline: PipelineSpec, output: str, *, keep_latents: bool = False) -> None:
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._workers = start_denoisers(pipeline)
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
         graph = ray.remote(_Graph).options(num_cpus=0)
-        self._graph = graph.remote(pipeline, output, self._workers, self._board)
+        self._graph = graph.remote(pipeline, output, self._workers, self._board, keep_latents)
 
     def progress(self) -> list[VideoProgress]:
         """Where the videos stand now."""
@@ -46,8 +52,8 @@ class Run:
         for key, job in waiting.items():
             self._board.report.remote(key, VideoProgress(video_name(job), "queued"))
         try:
-            for row in self._graph.rows.options(num_returns="streaming").remote(list(jobs)):
-                record = VideoRecord(**ray.get(row))
+            for done in self._graph.records.options(num_returns="streaming").remote(list(jobs)):
+                record: VideoRecord = ray.get(done)
                 del waiting[record.specification_hash]
                 yield record
         except RayError as error:
@@ -58,32 +64,82 @@ class Run:
 class _Graph:
     """Actor that runs the Ray Data graph."""
 
-    def __init__(self, pipeline: PipelineSpec, output: str, workers: list[Any], board: Any) -> None:
+    def __init__(
+        self,
+        pipeline: PipelineSpec,
+        output: str,
+        workers: list[Any],
+        board: Any,
+        keep_latents: bool,
+    ) -> None:
         self._pipeline = pipeline
         self._output = output
         self._workers = workers
         self._board = board
+        self._keep_latents = keep_latents
 
-    def rows(self, jobs: list[VideoJob]) -> Iterator[Row]:
-        DataContext.get_current().enable_progress_bars = False
-        yield from self._dataset([row_of(job, video_name(job)) for job in jobs]).iter_rows()
+    def records(self, jobs: list[VideoJob]) -> Iterator[VideoRecord]:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        # A block a row: stretches of one video go to several decoders, as soon as they are there.
+        context.target_max_block_size = 1
+        plan = self._plan(len(jobs))
+        assembly = Assembly(self._output, plan, keep_latents=self._keep_latents)
+        rows = [row_of(job, video_name(job)) for job in jobs]
+        names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
+        for row in self._dataset(rows, plan).iter_rows():
+            record = assembly.add(row)
+            if record is not None:
+                job, name = names[row["job"]]
+                progress = VideoProgress(name, record.status)
+                self._board.report.remote(job.specification_hash, progress)
+                yield record
 
-    def _dataset(self, rows: list[Row]) -> ray.data.Dataset:
+    def _plan(self, num_videos: int) -> DecodePlan:
+        pipeline = self._pipeline
+        model = facts(pipeline.model)
+        shape = model.latents_shape(pipeline.video.num_frames)
+        batch, num_latent_frames, channels, height, width = shape
+        return plan_decode(
+            decoder_facts(pipeline.model, pipeline.decode),
+            (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
+            pipeline.decode,
+            num_frames=pipeline.video.num_frames,
+            num_decoders=pipeline.resources.decoders.count,
+            num_videos=num_videos,
+        )
+
+    def _dataset(self, rows: list[Row], plan: DecodePlan) -> ray.data.Dataset:
         resources = self._pipeline.resources
+        decoders, share = resources.decoders, plan.kind == "tiles"
+        # With shared tiles one process blends, and the actors hold what decoders are given.
+        tile_actors = start_tile_actors(self._pipeline, len(plan.tiles)) if share else []
+        size = 1 if share else min(decoders.count, len(rows) * len(plan.stretches))
         return (
-            # One row a block: a finished video is decoded while the next is denoised.
             ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map(
+            .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._pipeline, self._workers, self._board),
+                fn_constructor_args=(
+                    self._pipeline,
+                    self._output,
+                    self._workers,
+                    self._board,
+                    plan,
+                ),
                 compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
                 num_cpus=0,
             )
             .map(
                 DecodeEncodeStage,
-                fn_constructor_args=(self._pipeline, self._output, self._board),
-                compute=ActorPoolStrategy(size=min(resources.decoders.count, len(rows))),
-                num_cpus=resources.decoders.num_cpus,
-                num_gpus=resources.decoders.num_gpus,
+                fn_constructor_args=(
+                    self._pipeline,
+                    self._output,
+                    self._board,
+                    plan,
+                    tile_actors,
+                ),
+                compute=ActorPoolStrategy(size=size),
+                num_cpus=0 if share else decoders.num_cpus,
+                num_gpus=0 if share else decoders.num_gpus,
             )
         )

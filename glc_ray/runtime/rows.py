@@ -1,0 +1,108 @@
+"""What goes from stage to stage of the Ray Data graph: rows of strings and numbers.
+
+A row is one stretch of one video. A stage never raises: a video that fails goes on as a row with
+its error, so that the others are rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from glc_ray import __version__
+from glc_ray.config import VideoJob, content_hash
+from glc_ray.runtime.messages import Timings
+from glc_ray.store.ledger import Ledger
+from glc_ray.store.manifest import VideoRecord
+from glc_ray.store.output import Output
+
+Row: TypeAlias = dict[str, Any]
+
+_VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
+
+
+def row_of(job: VideoJob, name: str) -> Row:
+    """What enters the graph."""
+    return {"job": job.model_dump_json(), "name": name}
+
+
+def job_of(row: Row) -> VideoJob:
+    """The job of a row."""
+    return VideoJob.model_validate_json(row["job"])
+
+
+def stretch_row(
+    row: Row,
+    *,
+    index: int = 0,
+    count: int = 1,
+    segments: tuple[int, ...] = (),
+    timings: Timings | None = None,
+    error: str = "",
+) -> Row:
+    """A row for the decoders.
+
+    Args:
+        row: of the video.
+        index, count: which stretch of how many.
+        segments: indices of the segments to make; none where all are there, or after an error.
+        timings: of the video's denoising.
+        error: why the video has failed.
+    """
+    return {
+        **row,
+        "index": index,
+        "count": count,
+        "segments": json.dumps(segments),
+        "timings": json.dumps(asdict(timings or Timings())),
+        "error": error,
+        "decode_s": 0.0,
+        "encode_s": 0.0,
+    }
+
+
+def video_id(job: VideoJob) -> str:
+    """Names a video's work folder and its manifest row."""
+    return job.specification_hash[:16]
+
+
+def ledger_of(output: Output, job: VideoJob) -> Ledger:
+    """The segments of a job."""
+    pipeline = job.pipeline
+    settings = {
+        # How decoders share the work changes no bit.
+        "decode": pipeline.decode.model_dump(exclude={"parallel"}),
+        "encode": pipeline.encode.model_dump(),
+        "video": pipeline.video.model_dump(),
+    }
+    return Ledger(output, video_id(job), content_hash(settings))
+
+
+def record_of(job: VideoJob, name: str) -> VideoRecord:
+    """The manifest row of a video that is not done (yet)."""
+    return VideoRecord(
+        id=video_id(job),
+        name=name,
+        prompt=job.prompt,
+        seed=job.seed,
+        specification_hash=job.specification_hash,
+        specification=job.model_dump_json(),
+        status="failed",
+        versions=json.dumps(versions()),
+    )
+
+
+def failed_record(
+    job: VideoJob, name: str, error: str, started: float | None = None
+) -> VideoRecord:
+    """The manifest row of a video that failed."""
+    total_s = 0.0 if started is None else time.time() - started
+    return replace(record_of(job, name), error=error, total_s=total_s)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a video."""
+    return {"glc-ray": __version__} | {name: version(name) for name in _VERSIONED}
