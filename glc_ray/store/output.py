@@ -6,7 +6,6 @@ import fcntl
 import io
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from pyarrow import fs
 from glc_ray.protocols import UserError
 from glc_ray.store.paths import MANIFEST, contact_sheet_path, video_path
 from glc_ray.store.storage import (
+    PARTIAL,
     StorageError,
     StoredFile,
     connect,
@@ -26,14 +26,14 @@ from glc_ray.store.storage import (
     mapped,
     read_object,
     remove,
+    remove_abandoned,
     upload,
 )
 
 __all__ = ["MANIFEST", "Output", "StorageError", "StoredFile", "contact_sheet_path", "video_path"]
 
-_PARTIAL = ".partial"
-_ABANDONED_S = 24 * 3600.0
 _COPY_BYTES = 1 << 20
+_TRIES = 20
 
 
 class Output:
@@ -77,7 +77,7 @@ class Output:
                     Path(self._full(folder)).mkdir(parents=True, exist_ok=True)
                 self._write(io.BytesIO(b"x"), ".write-test")
                 Path(self._full(".write-test")).unlink()
-                self._remove_abandoned()
+                remove_abandoned(Path(self._full("")))
             else:
                 upload(self._impatient_fs, pa.py_buffer(b"x"), self._full(".write-test"))
                 remove(self._impatient_fs, self._full(".write-test"))
@@ -86,8 +86,8 @@ class Output:
             if not self._is_local:
                 raise UserError(f"{what}: {self._why(error)}") from None
             raise UserError(
-                f"{what} ({str(error).splitlines()[0]}); give a folder that you may write, or "
-                "mend its permissions"
+                f"{what} ({str(error).splitlines()[0]}); give a folder that you may write, "
+                "or mend its permissions"
             ) from None
 
     def put(self, local: Path, path: str) -> int:
@@ -115,9 +115,8 @@ class Output:
     def put_folder(self, local: Path, path: str) -> int:
         """Copy the files of a local folder to the folder ``path``; returns their size in bytes.
 
-        A local folder appears whole, in place of an older one; in an object store, which has no
-        folders, its files appear one by one, and files of an older one that are no more are
-        removed at the end.
+        Local: appears whole, in place of an older one. Object store: file by file, then files of
+        an older one are removed.
         """
         files = sorted(file for file in local.rglob("*") if file.is_file())
         if not self._is_local:
@@ -214,7 +213,7 @@ class Output:
             (
                 StoredFile(info.path[start:], info.size, (info.mtime_ns or 0) / 1e9)
                 for info in found
-                if info.type == fs.FileType.File and not info.path.endswith(_PARTIAL)
+                if info.type == fs.FileType.File and not info.path.endswith(PARTIAL)
             ),
             key=lambda stored: stored.path,
         )
@@ -229,7 +228,12 @@ class Output:
                 return
             full = Path(self._full(path))
             with suppress(FileNotFoundError):
-                shutil.rmtree(full) if full.is_dir() else full.unlink()
+                if not full.is_dir():
+                    full.unlink()
+                    return
+                # Out of the way at once: another process may be writing into it.
+                with self._partial() as removed:
+                    full.rename(removed)
 
     def move(self, source: str, target: str) -> None:
         """Rename a file, in place of an older one; in an object store a copy, then a removal.
@@ -263,7 +267,7 @@ class Output:
     @contextmanager
     def _partial(self) -> Iterator[Path]:
         # Beside the folders, so that nothing but finished videos is ever seen in videos/.
-        partial = Path(self._full(f".{uuid.uuid4().hex}{_PARTIAL}"))
+        partial = Path(self._full(f".{uuid.uuid4().hex}{PARTIAL}"))
         partial.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -275,15 +279,15 @@ class Output:
 
     def _rename(self, source: Path, path: str) -> None:
         target = Path(self._full(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
-
-    def _remove_abandoned(self) -> None:
-        """Temporary files of processes that were killed."""
-        for partial in Path(self._full("")).glob(f".*{_PARTIAL}"):
-            with suppress(OSError):
-                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
-                    shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+                return
+            except (FileNotFoundError, FileExistsError):
+                # Another process may just have removed the folder.
+                if not tries_left or not source.exists():
+                    raise
 
     @contextmanager
     def _explained(self, action: str, path: str) -> Iterator[None]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,6 +24,10 @@ _GCS_SECONDS_TO_PREPARE = 10
 _GCS_SECONDS_TO_STORE = 120
 _CONNECT_S = 5.0
 _REPLY_S = 60.0
+
+PARTIAL = ".partial"
+"""How the names of temporary files end."""
+_ABANDONED_S = 24 * 3600.0
 
 _CREDENTIALS = (
     "the credentials were refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
@@ -161,6 +168,14 @@ def remove(storage: fs.FileSystem, path: str) -> None:
         # Arrow then makes an empty object for the folder, which not every store accepts.
         if storage.get_file_info(path).type == fs.FileType.File:
             raise
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files of processes that were killed long ago."""
+    for partial in folder.glob(f".*{PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
 def mapped(local: Path) -> pa.Buffer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -150,6 +151,35 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(output: Output) 
     with output.writing("a") as local:
         local.write_bytes(b"whole")
     assert output.read_bytes("a") == b"whole"
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    for name, age_s in (("old", 90_000), ("new", 60)):
+        partial = tmp_path / f".{name}.partial"
+        partial.write_bytes(b"half")
+        os.utime(partial, (time.time() - age_s,) * 2)
+    assert output.list("") == []
+    output.prepare()
+    assert [path.name for path in tmp_path.glob(".*.partial")] == [".new.partial"]
+
+
+def test_a_folder_is_removed_while_others_write_into_it(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    failures: list[Exception] = []
+
+    def write() -> None:
+        try:
+            for index in range(200):
+                output.put_bytes(b"x", f".work/id/segments/{index}")
+        except Exception as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        output.delete(".work/id")
+    assert failures == []
 
 
 def _refusal(location: str) -> str:
