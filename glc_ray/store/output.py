@@ -226,14 +226,9 @@ class Output:
                     remove(self._fs, self._full(stored.path))
                 remove(self._fs, self._full(path))
                 return
-            full = Path(self._full(path))
-            with suppress(FileNotFoundError):
-                if not full.is_dir():
-                    full.unlink()
-                    return
-                # Out of the way at once: another process may be writing into it.
-                with self._partial() as removed:
-                    full.rename(removed)
+            # Out of the way at once: another process may be writing into the folder.
+            with suppress(FileNotFoundError), self._partial() as removed:
+                Path(self._full(path)).rename(removed)
 
     def move(self, source: str, target: str) -> None:
         """Rename a file, in place of an older one; in an object store a copy, then a removal.
