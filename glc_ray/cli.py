@@ -29,6 +29,14 @@ class FrontDoor(click.Command):
         except (UserError, RenderError) as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2 if isinstance(error, UserError) else 1)
+        except RuntimeError as error:
+            # Late: it imports pyarrow.
+            from glc_ray.store.storage import StorageError
+
+            if not isinstance(error, StorageError):
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
 
 
 class _Group(click.Group):

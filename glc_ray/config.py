@@ -328,6 +328,12 @@ class EncodeSpec(_Spec):
     format's default (h264: yuv420p)."""
     threads: Count = 2
     """CPU threads of the encoder; part of the bytes of the file."""
+    frames: tuple[Annotated[int, Field(ge=0)], Count] | None = None
+    """First pixel frame and the one after the last; none is the whole video."""
+    crop: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Count, Count] | None = (
+        None
+    )
+    """Left, top, width and height in pixels of what is encoded; none is the whole picture."""
 
 
 class ActorResources(_Spec):
@@ -444,6 +450,15 @@ class VideoJob(_Spec):
     @property
     def specification_hash(self) -> str:
         """Hex SHA-256 of everything that determines the video's bits."""
+        return self._hash({})
+
+    @property
+    def latents_hash(self) -> str:
+        """Hex SHA-256 of everything that determines the final latents: not how they are decoded,
+        encoded and played."""
+        return self._hash({"decode": True, "encode": True, "video": {"fps"}})
+
+    def _hash(self, excluded: dict[str, Any]) -> str:
         pipeline = self.pipeline.model_dump(
             exclude={
                 "name": True,
@@ -457,6 +472,7 @@ class VideoJob(_Spec):
                 "model": {"path", "revision"},
                 # Options of methods that take no part.
                 **{method: True for method in METHODS if method != self.pipeline.method},
+                **excluded,
             }
         )
         return content_hash(

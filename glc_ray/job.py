@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.forwards import ForwardPlanner
+from glc_ray.media.decode_plan import DecodePlan, plan_decode
+from glc_ray.media.write import wanted_frames
 from glc_ray.methods import registry as methods
-from glc_ray.pipeline_file import validate
+from glc_ray.pipeline_file import set_key, validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
 from glc_ray.protocols import Capability, ModelFacts, UserError
+from glc_ray.store.latents import read_header
 
 _LOG = logging.getLogger(__name__)
 _NAME_LENGTH = 60
@@ -71,7 +77,84 @@ def build_job(
     except ValueError as error:
         raise UserError(f"--method {pipeline.method}: {error}") from None
     check_capabilities(pipeline, method.requires, facts)
+    _check_part(pipeline, facts)
+    decode_plan(pipeline)
     return job
+
+
+def job_from_latents(latents_path: str, overrides: Iterable[Any]) -> VideoJob:
+    """The job of stored latents, decoded and encoded in another way.
+
+    Args:
+        latents_path: a file that ``--keep-latents`` wrote, local or a URI.
+        overrides: ``(specification key, value, ...)``; of decode, encode, resources and video.fps.
+
+    Raises:
+        UserError: the file cannot be used, or a key that would change the latents.
+    """
+    stored = VideoJob.model_validate_json(read_header(None, latents_path).metadata["job"])
+    data = stored.pipeline.model_dump()
+    for key, value, *_ in overrides:
+        if not key.startswith(("decode.", "encode.", "resources.")) and key != "video.fps":
+            raise UserError(
+                f"--from-latents {latents_path}: {key} = {value!r} would change the latents; set "
+                "keys of decode, encode and resources, or video.fps, or render the video anew"
+            )
+        set_key(data, key, value)
+    pipeline = validate(PipelineSpec, data, where=f"pipeline {data['name']}")
+    job = stored.model_copy(update={"pipeline": pipeline})
+    registry.check_decode(pipeline.model, pipeline.decode)
+    _check_part(pipeline, registry.facts(pipeline.model))
+    decode_plan(pipeline)
+    return job
+
+
+def decode_plan(pipeline: PipelineSpec, num_videos: int = 1) -> DecodePlan:
+    """How the decoders share the videos of a run, and the segments that the file is made of.
+
+    Raises:
+        UserError: it was said how, and cannot be.
+    """
+    model = registry.facts(pipeline.model)
+    batch, num_latent_frames, *size = model.latents_shape(pipeline.video.num_frames)
+    channels, height, width = size
+    plan = plan_decode(
+        registry.decoder_facts(pipeline.model, pipeline.decode),
+        (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
+        pipeline.decode,
+        num_frames=pipeline.video.num_frames,
+        num_decoders=pipeline.resources.decoders.count,
+        num_videos=num_videos,
+    )
+    wanted = tuple(part for part in plan.segments if wanted_frames(part, pipeline.encode))
+    return replace(plan, segments=wanted)
+
+
+def file_shape(pipeline: PipelineSpec, facts: ModelFacts) -> tuple[int, int, int]:
+    """(frames, width, height) of the file: of the part that is encoded."""
+    start, stop = pipeline.encode.frames or (0, pipeline.video.num_frames)
+    _, _, width, height = pipeline.encode.crop or (0, 0, facts.width, facts.height)
+    return stop - start, width, height
+
+
+def _check_part(pipeline: PipelineSpec, facts: ModelFacts) -> None:
+    """Refuse frames and crops that lie outside of the video."""
+    num_frames = pipeline.video.num_frames
+    if pipeline.encode.frames is not None:
+        start, stop = pipeline.encode.frames
+        if not start < stop <= num_frames:
+            raise UserError(
+                f"encode.frames = [{start}, {stop}]: must be a first frame and a higher one after "
+                f"the last, up to {num_frames}; leave it out for the whole video"
+            )
+    if pipeline.encode.crop is not None:
+        left, top, width, height = pipeline.encode.crop
+        if left + width > facts.width or top + height > facts.height:
+            raise UserError(
+                f"encode.crop = [{left}, {top}, {width}, {height}]: left, top, width and height "
+                f"must lie within {facts.width} x {facts.height} pixels; leave it out for the "
+                "whole picture"
+            )
 
 
 def _check_seed(seed: int) -> None:

@@ -66,7 +66,7 @@ def load_pipeline(
     typed: dict[str, str | None] = {}
     for override in overrides:
         key, value, typed[key] = Override(*override)
-        _set(data, key, value)
+        set_key(data, key, value)
     spec = validate(PipelineSpec, data, where=f"pipeline {data['name']}", typed=typed)
     _warn_of_unused(typed, spec.method)
     return spec
@@ -136,7 +136,8 @@ def _find_pipeline(name_or_file: str) -> Path:
     return path
 
 
-def _set(data: dict[str, Any], key: str, value: Any) -> None:
+def set_key(data: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value at a dotted key of a pipeline file's data (UserError: it is no place)."""
     *parents, last = parts = key.split(".")
     if not all(part.strip() for part in parts):
         if len(parts) > 1 and (whole := ".".join(part for part in parts if part.strip())):

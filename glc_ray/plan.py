@@ -36,6 +36,7 @@ _NO_PROMPT = (
 # Any command line of render's can be planned by changing the command's name.
 @click.option("--output", expose_value=False, metavar="URI", help="As for render; not used.")
 @click.option("--address", expose_value=False, metavar="RAY", help="As for render; not used.")
+@click.option("--from-latents", expose_value=False, metavar="FILE", help="As for render; not used.")
 @click.option("--keep-latents", is_flag=True, expose_value=False, help="As for render; not used.")
 def main(
     prompts: tuple[str, ...],

@@ -15,11 +15,13 @@ from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.options import assigned, overrides, request_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
+from glc_ray.protocols import UserError
 
 if TYPE_CHECKING:
-    from glc_ray.config import PipelineSpec
+    from glc_ray.config import PipelineSpec, VideoJob
     from glc_ray.prompts import PromptLike
     from glc_ray.store.manifest import VideoRecord
+    from glc_ray.store.output import Output
 
 
 def render(
@@ -37,6 +39,7 @@ def render(
     output: str = "output",
     address: str | None = None,
     keep_latents: bool = False,
+    from_latents: str | None = None,
     quiet: bool = True,
 ) -> VideoRecord:
     """Render one long video on Ray and wait for it.
@@ -57,6 +60,8 @@ def render(
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
         keep_latents: store the final latents as ``latents/NAME.safetensors``, too.
+        from_latents: a latents file: only decode and encode it, with ``fps`` and those ``options``
+            that do not change the latents; everything else is the file's.
         quiet: show no progress.
 
     Returns:
@@ -73,8 +78,12 @@ def render(
         "workers": workers,
     }
     given |= {"guidance_scale": guidance_scale, "method": method}
-    spec = load_pipeline(pipeline, [*overrides(given), *(options or {}).items()])
-    record = _render(spec, prompt, seed, output, address, keep_latents, quiet)
+    asked: list[Any] = [*overrides(given), *(options or {}).items()]
+    if from_latents is not None:
+        record = _encode_again(from_latents, prompt, asked, output, address, keep_latents, quiet)
+    else:
+        spec = load_pipeline(pipeline, asked)
+        record = _render(spec, prompt, seed, output, address, keep_latents, quiet)
     if record.status != "done":
         raise RenderError(f"{record.name}: {record.error}")
     return record
@@ -89,30 +98,76 @@ def _render(
     keep_latents: bool,
     quiet: bool,
 ) -> VideoRecord:
-    # Late, so that --help and a wrong key answer at once: these import torch, diffusers and Ray.
-    from rich.console import Console
-
-    from glc_ray.backbones.registry import facts
+    # Late, so that --help and a wrong key answer at once: it imports torch and diffusers.
     from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
+
+    job = build_job(spec, prompt, seed)
+    place = _prepared(job, output)
+    warn_of_unknown_words(job)
+    warn_of_mixed_prompts(job)
+    return _run(job, place, address, quiet, keep_latents=keep_latents, denoises=True)
+
+
+def _encode_again(
+    latents: str,
+    prompt: PromptLike | None,
+    asked: list[Any],
+    output: str,
+    address: str | None,
+    keep_latents: bool,
+    quiet: bool,
+) -> VideoRecord:
+    """Decode and encode stored latents, without denoisers."""
+    from glc_ray.job import job_from_latents
+    from glc_ray.runtime.rows import video_id
+    from glc_ray.store.latents import copy_latents
+    from glc_ray.store.paths import work_latents_path
+
+    if prompt is not None:
+        raise UserError(
+            f"--prompt {prompt!r}: --from-latents {latents} has its own; leave the prompt out, or "
+            "render the video anew"
+        )
+    job = job_from_latents(latents, asked)
+    place = _prepared(job, output)
+    copy_latents(latents, place, work_latents_path(video_id(job)))
+    return _run(job, place, address, quiet, keep_latents=keep_latents, denoises=False)
+
+
+def _prepared(job: VideoJob, output: str) -> Output:
+    """The output, when everything that can be found out beforehand is right (UserError)."""
+    from glc_ray.backbones.registry import facts
+    from glc_ray.job import file_shape
     from glc_ray.media import formats
     from glc_ray.store import manifest
     from glc_ray.store.output import Output
 
-    job = build_job(spec, prompt, seed)
-    model = facts(job.pipeline.model)
-    formats.check(job.pipeline.encode, model.width, model.height)
+    _, width, height = file_shape(job.pipeline, facts(job.pipeline.model))
+    formats.check(job.pipeline.encode, width, height)
     place = Output(output)
     place.prepare()
     manifest.read(place)
-    warn_of_unknown_words(job)
-    warn_of_mixed_prompts(job)
+    return place
+
+
+def _run(
+    job: VideoJob,
+    place: Output,
+    address: str | None,
+    quiet: bool,
+    *,
+    keep_latents: bool,
+    denoises: bool,
+) -> VideoRecord:
+    from rich.console import Console
 
     from glc_ray.display import watching
     from glc_ray.runtime.cluster import connected
     from glc_ray.runtime.pipeline import Run
+    from glc_ray.store import manifest
 
-    with connected(address, job.pipeline):
-        run = Run(job.pipeline, place.location, keep_latents=keep_latents)
+    with connected(address, job.pipeline, denoises=denoises):
+        run = Run(job.pipeline, place.location, keep_latents=keep_latents, denoises=denoises)
         with nullcontext() if quiet else watching(run.progress, 1, Console(stderr=True)):
             (record,) = run.records([job])
     manifest.upsert(place, record)
@@ -132,6 +187,11 @@ def _render(
     "--keep-latents",
     is_flag=True,
     help="Store the final latents, too, as OUTPUT/latents/NAME.safetensors.",
+)
+@click.option(
+    "--from-latents",
+    metavar="FILE",
+    help="Decode and encode stored latents again, with other --set decode.KEY or encode.KEY.",
 )
 def main(
     prompts: tuple[str, ...],

@@ -207,6 +207,13 @@ def test_a_gpu_job_cannot_be_measured_without_one() -> None:
             [("glc.abam.weight", 0.0)],
             ["glc.abam: the anchor has no share, so no keys and values are kept"],
         ),
+        (
+            [("resources.decoders.count", 2), ("decode.parallel", "stretches")],
+            [
+                "decode: 1 stretch of time on as many decoders, as decode.parallel says: about "
+                "1.0x one decoder"
+            ],
+        ),
     ],
 )
 def test_notes(overrides: list[tuple[str, Any]], notes: list[str]) -> None:

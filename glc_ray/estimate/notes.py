@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from glc_ray.config import VideoJob
 from glc_ray.estimate.work import Step, blends
+from glc_ray.job import decode_plan
 from glc_ray.protocols import (
     AnchorAttention,
     ModelFacts,
@@ -16,7 +17,7 @@ from glc_ray.protocols import (
 
 def notes_on(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> tuple[str, ...]:
     """What the figures do not say by themselves."""
-    return (*_method(job, facts, steps), *_anchor(steps), *_optimize(job))
+    return (*_method(job, facts, steps), *_anchor(steps), *_optimize(job), *_decode(job))
 
 
 def _method(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> Iterator[str]:
@@ -52,6 +53,11 @@ def _anchor(steps: tuple[Step, ...]) -> Iterator[str]:
         yield "glc.abam: the anchor has no share, so no keys and values are kept"
     elif anchored and anchored[0].cache == "recompute":
         yield "glc.abam.cache = recompute: the anchor is one more clip in every batch but its own"
+
+
+def _decode(job: VideoJob) -> Iterator[str]:
+    if job.pipeline.resources.decoders.count > 1:
+        yield f"decode: {decode_plan(job.pipeline).why}"
 
 
 def _optimize(job: VideoJob) -> Iterator[str]:

@@ -49,9 +49,9 @@ def write_segments(
         latents_BFCHW: (1, K, C, H, W) final latents of the whole video.
         stretch: segments to make.
         folder: where their files go.
-        num_frames: of the whole video.
+        num_frames: of the file, for its contact sheet.
         fps: frames per second.
-        settings: how frames are compressed.
+        settings: how frames are compressed, and which part of them.
         warmup, tiles: see ``decode_stretch``.
 
     Yields:
@@ -67,23 +67,40 @@ def write_segments(
         decoder, latents_BFCHW, stretch, warmup=warmup, bit_depth=encoding.bit_depth, tiles=tiles
     )
     for segment in stretch:
-        pictures = Thumbnails(num_frames, first_frame=segment.first_frame)
+        first = wanted_frames(segment, settings).start
+        first_frame = segment.first_frame + first - (settings.frames or (0,))[0]
+        pictures = Thumbnails(num_frames, first_frame=first_frame)
         path = folder / f"{segment.index:05d}{encoding.segment_suffix}"
         report = encode_segment(
-            pictures.watch(_frames_of(segment, decoded)),
+            pictures.watch(_frames_of(segment, decoded, settings)),
             path,
-            first_frame=segment.first_frame,
+            first_frame=first_frame,
             fps=fps,
             settings=settings,
         )
         yield WrittenSegment(segment, path, report, pictures.to_png())
 
 
-def _frames_of(segment: Segment, decoded: Iterator[tuple[int, Frames]]) -> Iterator[Frames]:
-    """The segment's frames and no more: it is whole before the next one is begun."""
-    left = segment.num_frames
-    while left > 0:
+def wanted_frames(segment: Segment, settings: EncodeSpec) -> range:
+    """Which of a segment's frames are encoded, counted from its first; empty for none."""
+    start, stop = settings.frames or (0, segment.first_frame + segment.num_frames)
+    return range(
+        max(start - segment.first_frame, 0), min(stop - segment.first_frame, segment.num_frames)
+    )
+
+
+def _frames_of(
+    segment: Segment, decoded: Iterator[tuple[int, Frames]], settings: EncodeSpec
+) -> Iterator[Frames]:
+    """The segment's wanted frames, cropped; it is whole before the next one is begun."""
+    wanted, done = wanted_frames(segment, settings), 0
+    left, top, width, height = settings.crop or (0, 0, None, None)
+    rows = slice(top, None if height is None else top + height)
+    columns = slice(left, None if width is None else left + width)
+    while done < segment.num_frames:
         index, frames = next(decoded)
         assert index == segment.index, "segments out of order"
-        left -= len(frames)
-        yield frames
+        kept = frames[max(wanted.start - done, 0) : max(wanted.stop - done, 0)]
+        done += len(frames)
+        if len(kept):
+            yield kept[:, rows, columns]

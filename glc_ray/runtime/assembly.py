@@ -13,6 +13,7 @@ from typing import Any
 
 from glc_ray.backbones.registry import facts
 from glc_ray.config import VideoJob
+from glc_ray.job import file_shape
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.formats import choose
@@ -70,7 +71,8 @@ class Assembly:
 
     def _finish(self, job: VideoJob, name: str) -> dict[str, Any]:
         """Join, store, and clear the work folder; what the record says of it."""
-        ledger, model = ledger_of(self._output, job), facts(job.pipeline.model)
+        ledger = ledger_of(self._output, job)
+        _, width, height = file_shape(job.pipeline, facts(job.pipeline.model))
         entries = ledger.done()
         missing = [part.index for part in self._plan.segments if part.index not in entries]
         if missing:
@@ -104,8 +106,8 @@ class Assembly:
         return {
             "num_frames": report.num_frames,
             "fps": job.pipeline.video.fps,
-            "width": model.width,
-            "height": model.height,
+            "width": width,
+            "height": height,
             "size_bytes": size_bytes,
             "path": path,
             "contact_sheet": contact_sheet_path(name),
@@ -129,8 +131,8 @@ class Assembly:
     def _contact_sheet(
         self, job: VideoJob, ledger: Ledger, entries: dict[int, SegmentEntry]
     ) -> ContactSheet:
-        video = job.pipeline.video
-        sheet = ContactSheet(video.num_frames, title=job.prompt, fps=video.fps)
+        num_frames, *_ = file_shape(job.pipeline, facts(job.pipeline.model))
+        sheet = ContactSheet(num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
             stored = self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{PICTURES}")
             pictures = json.loads(stored or b"{}")

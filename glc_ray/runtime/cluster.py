@@ -24,7 +24,9 @@ Need = tuple[str, int, float, float]
 
 
 @contextmanager
-def connected(address: str | None, pipeline: PipelineSpec) -> Iterator[None]:
+def connected(
+    address: str | None, pipeline: PipelineSpec, *, denoises: bool = True
+) -> Iterator[None]:
     """Be connected to Ray for a while.
 
     Args:
@@ -32,17 +34,22 @@ def connected(address: str | None, pipeline: PipelineSpec) -> Iterator[None]:
             here; None uses the one that RAY_ADDRESS names or that runs here, and else starts one.
             Without effect where this process is connected already.
         pipeline: what must fit.
+        denoises: denoisers are among it.
 
     Raises:
         UserError: nothing runs at ``address``, or the cluster has no room for the actors.
     """
+    resources = pipeline.resources
+    if not denoises:
+        none = resources.denoisers.model_copy(update={"num_cpus": 0, "num_gpus": 0})
+        resources = resources.model_copy(update={"denoisers": none})
     if ray.is_initialized():
-        _check_room(pipeline.resources)
+        _check_room(resources)
         yield
         return
-    _connect(address, pipeline.resources)
+    _connect(address, resources)
     try:
-        _check_room(pipeline.resources)
+        _check_room(resources)
         yield
     finally:
         ray.shutdown()

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.job import file_shape
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.stretch import stretches
 from glc_ray.media.tiles import SpreadTiles
@@ -56,7 +57,9 @@ class DecodeEncodeStage:
             self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
         else:
             self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
-        self._leading = facts(pipeline.model).leading_latent_frames
+        model = facts(pipeline.model)
+        self._leading = model.leading_latent_frames
+        self._num_frames, *_ = file_shape(pipeline, model)
         self._plan = decode_plan
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
@@ -99,7 +102,7 @@ class DecodeEncodeStage:
                     latents,
                     stretch,
                     Path(folder),
-                    num_frames=job.pipeline.video.num_frames,
+                    num_frames=self._num_frames,
                     fps=job.pipeline.video.fps,
                     settings=job.pipeline.encode,
                     warmup=self._plan.warmup,
@@ -111,8 +114,8 @@ class DecodeEncodeStage:
                     self._board.segment_done.remote(
                         job.specification_hash,
                         row["name"],
-                        written.segment.num_frames,
-                        job.pipeline.video.num_frames,
+                        written.report.num_frames,
+                        self._num_frames,
                     )
 
     def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
@@ -132,7 +135,7 @@ class DecodeEncodeStage:
             local,
             path,
             first_frame=segment.first_frame,
-            num_frames=segment.num_frames,
+            num_frames=written.report.num_frames,
             settings_hash=ledger.settings_hash,
         )
         ledger.commit(segment.index, attempt, entry)

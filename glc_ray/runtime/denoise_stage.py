@@ -63,11 +63,15 @@ class DenoiseStage:
         except UserError:
             # None, or torn: they are denoised (again).
             return False
-        return header.metadata.get("specification_hash") == job.specification_hash
+        return header.metadata.get("latents_hash") == job.latents_hash
 
     def _denoise(self, job: VideoJob, name: str) -> Timings:
         latents, timings = ray.get(self._coordinator.denoise.remote(job, name))
-        metadata = {"job": job.model_dump_json(), "specification_hash": job.specification_hash}
+        metadata = {
+            "job": job.model_dump_json(),
+            "specification_hash": job.specification_hash,
+            "latents_hash": job.latents_hash,
+        }
         # Zero-copy and read-only, and so are all its readers.
         tensor = torch.tensor(latents)
         save_latents(self._output, work_latents_path(video_id(job)), tensor, metadata)

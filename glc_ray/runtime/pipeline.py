@@ -9,10 +9,9 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from glc_ray.backbones.registry import decoder_facts, facts
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.job import video_name
-from glc_ray.media.decode_plan import DecodePlan, plan_decode
+from glc_ray.job import decode_plan, video_name
+from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.runtime.assembly import Assembly
 from glc_ray.runtime.board import Board
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
@@ -33,11 +32,19 @@ class Run:
         pipeline: model, resources and settings that all jobs share.
         output: where videos go.
         keep_latents: keep final latents beside the videos.
+        denoises: start denoisers; False where all latents are stored already.
     """
 
-    def __init__(self, pipeline: PipelineSpec, output: str, *, keep_latents: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: PipelineSpec,
+        output: str,
+        *,
+        keep_latents: bool = False,
+        denoises: bool = True,
+    ) -> None:
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
-        self._workers = start_denoisers(pipeline)
+        self._workers = start_denoisers(pipeline) if denoises else []
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
         graph = ray.remote(_Graph).options(num_cpus=0)
         self._graph = graph.remote(pipeline, output, self._workers, self._board, keep_latents)
@@ -83,7 +90,7 @@ class _Graph:
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        plan = self._plan(len(jobs))
+        plan = decode_plan(self._pipeline, len(jobs))
         assembly = Assembly(self._output, plan, keep_latents=self._keep_latents)
         rows = [row_of(job, video_name(job)) for job in jobs]
         names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
@@ -94,20 +101,6 @@ class _Graph:
                 progress = VideoProgress(name, record.status)
                 self._board.report.remote(job.specification_hash, progress)
                 yield record
-
-    def _plan(self, num_videos: int) -> DecodePlan:
-        pipeline = self._pipeline
-        model = facts(pipeline.model)
-        shape = model.latents_shape(pipeline.video.num_frames)
-        batch, num_latent_frames, channels, height, width = shape
-        return plan_decode(
-            decoder_facts(pipeline.model, pipeline.decode),
-            (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
-            pipeline.decode,
-            num_frames=pipeline.video.num_frames,
-            num_decoders=pipeline.resources.decoders.count,
-            num_videos=num_videos,
-        )
 
     def _dataset(self, rows: list[Row], plan: DecodePlan) -> ray.data.Dataset:
         resources = self._pipeline.resources

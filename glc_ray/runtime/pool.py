@@ -230,7 +230,9 @@ def _array(tensor: Tensor) -> Array:
 def reason(error: BaseException) -> str:
     """The line of a Ray error that says what happened."""
     cause = getattr(error, "cause", None)
-    if cause is not None:
-        return f"{type(cause).__name__}: {cause}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
+    if cause is not None and "Traceback" not in text and "::" not in text:
+        return text
+    # Ray puts a remote traceback into the text, and what happened into its last line.
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

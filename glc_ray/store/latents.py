@@ -124,6 +124,26 @@ def read_header(output: Output | None, path: str) -> LatentsHeader:
         return file.header
 
 
+def copy_latents(source: str, output: Output, path: str) -> None:
+    """Copy a latents file to ``path`` below ``output``, checked as it passes.
+
+    Args:
+        source: a local path or a URI.
+        output, path: where it goes.
+
+    Raises:
+        UserError: it is missing, foreign, cut short or corrupted.
+        StorageError: it cannot be stored.
+    """
+    with _opened(None, source) as file, output.writing(path) as local, local.open("wb") as copy:
+        copy.write(file.start())
+        header = file.header
+        for first in range(0, header.shape[1], header.chunk_frames):
+            chunk_FCHW = file.chunk(first)
+            copy.write(chunk_FCHW.numpy().astype("<f4", copy=False).tobytes())
+        file.check_whole()
+
+
 class _LatentsFile:
     """An open latents file whose header was checked."""
 
@@ -139,6 +159,11 @@ class _LatentsFile:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+
+    def start(self) -> bytes:
+        """Everything before the tensor."""
+        self._stream.seek(0)
+        return self._stream.read(self.header.data_start)
 
     def chunk(self, start: int) -> Tensor:
         """The chunk that begins at latent frame ``start``: (k, C, H, W)."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import ray
 
+from tests.store.conftest import bucket_server, s3  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:

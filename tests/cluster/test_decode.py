@@ -17,6 +17,7 @@ from glc_ray import render
 from glc_ray.config import VideoJob
 from glc_ray.job import build_job
 from glc_ray.pipeline_file import load_pipeline
+from glc_ray.protocols import UserError
 from glc_ray.runtime import pipeline as graph
 from glc_ray.runtime.board import Board
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
@@ -25,6 +26,7 @@ from glc_ray.store.latents import load_latents, read_header
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
 from tests.cluster.test_bit_equality import actors
+from tests.store.bucket_server import ACCESS_KEY, SECRET_KEY, BucketServer
 
 SEGMENTS = {"decode.segment": 2}
 """33 frames are 9 latents: 4 segments."""
@@ -125,6 +127,46 @@ def test_what_is_stored_is_not_made_again(
     assert (tmp_path / "again" / again.path).read_bytes() == (
         tmp_path / "whole" / record.path
     ).read_bytes()
+
+
+def test_kept_latents_are_encoded_again_in_part_and_without_denoisers(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    lossless = {"encode.format": "ffv1", **SEGMENTS}
+    whole = render(
+        pipeline=str(tiny_pipeline),
+        steps=1,
+        output=str(tmp_path / "whole"),
+        options=lossless,
+        keep_latents=True,
+    )
+    latents = tmp_path / "whole" / "latents" / f"{whole.name}.safetensors"
+    part = render(
+        from_latents=str(latents),
+        fps=12,
+        output=str(tmp_path / "part"),
+        options={"encode.frames": [11, 28], "encode.crop": [4, 2, 12, 8]},
+    )
+    assert (part.num_frames, part.width, part.height, part.fps) == (17, 12, 8, 12)
+    assert (part.prompt, part.num_windows) == (whole.prompt, 0)
+    expected = pixels(tmp_path / "whole", whole)[11:28, 2:10, 4:16]
+    assert np.array_equal(pixels(tmp_path / "part", part), expected)
+    with pytest.raises(UserError, match=r"video.num_frames = 49 would change the latents; set"):
+        render(from_latents=str(latents), num_frames=49, output=str(tmp_path))
+
+
+def test_a_bucket_gets_the_same_video(
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path, s3: BucketServer
+) -> None:
+    (s3.root / "farm").mkdir()
+    # Workers that run already have another environment: the keys travel in the URI.
+    location = s3.uri("farm", "renders", keys=f"{ACCESS_KEY}:{SECRET_KEY}@")
+    record = render(pipeline=str(tiny_pipeline), steps=1, output=location, options=SEGMENTS)
+    stored = sorted(path.relative_to(s3.root) for path in s3.root.rglob("*") if path.is_file())
+    names = [str(path) for path in stored if str(path).startswith("farm")]
+    assert f"farm/renders/{record.path}" in names
+    work = [name for name in names if "/.work/" in name and "/.work/manifest/" not in name]
+    assert work == [], "latents and segments are gone"
 
 
 def test_other_formats_are_stored_with_their_suffix(
