@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -41,6 +41,7 @@ def write_segments(
     settings: EncodeSpec,
     warmup: int | None = None,
     tiles: TileDecoder | None = None,
+    on_frames: Callable[[int], None] | None = None,
 ) -> Iterator[WrittenSegment]:
     """Decode a stretch and encode its segments; frames never leave this process.
 
@@ -53,6 +54,7 @@ def write_segments(
         fps: frames per second.
         settings: how frames are compressed, and which part of them.
         warmup, tiles: see ``decode_stretch``.
+        on_frames: called with the number of frames of each temporal batch that is encoded.
 
     Yields:
         Each segment as soon as its file is whole.
@@ -72,7 +74,7 @@ def write_segments(
         pictures = Thumbnails(num_frames, first_frame=first_frame)
         path = folder / f"{segment.index:05d}{encoding.segment_suffix}"
         report = encode_segment(
-            pictures.watch(_frames_of(segment, decoded, settings)),
+            pictures.watch(_frames_of(segment, decoded, settings, on_frames)),
             path,
             first_frame=first_frame,
             fps=fps,
@@ -90,7 +92,10 @@ def wanted_frames(segment: Segment, settings: EncodeSpec) -> range:
 
 
 def _frames_of(
-    segment: Segment, decoded: Iterator[tuple[int, Frames]], settings: EncodeSpec
+    segment: Segment,
+    decoded: Iterator[tuple[int, Frames]],
+    settings: EncodeSpec,
+    on_frames: Callable[[int], None] | None,
 ) -> Iterator[Frames]:
     """The segment's wanted frames, cropped; it is whole before the next one is begun."""
     wanted, done = wanted_frames(segment, settings), 0
@@ -104,3 +109,5 @@ def _frames_of(
         done += len(frames)
         if len(kept):
             yield kept[:, rows, columns]
+            if on_frames is not None:
+                on_frames(len(kept))

@@ -15,8 +15,8 @@ class Board:
         """Replace what is known of ``video`` (its specification hash)."""
         self._videos[video] = progress
 
-    def segment_done(self, video: str, name: str, num_frames: int, total: int) -> None:
-        """Count ``num_frames`` of a segment to the video's ``total``, whoever decoded them."""
+    def decoded(self, video: str, name: str, num_frames: int, total: int) -> None:
+        """Count ``num_frames`` more of a video's ``total``, whichever decoder they are from."""
         known = self._videos.get(video)
         done = known.frames_done if known is not None and known.state == "decoding" else 0
         self._videos[video] = VideoProgress(

@@ -91,6 +91,13 @@ class DecodeEncodeStage:
         path = work_latents_path(video_id(job))
         done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
         missing = [part for part in self._plan.segments if part.index in wanted - done]
+
+        def tell(num_frames: int) -> None:
+            self._board.decoded.remote(
+                job.specification_hash, row["name"], num_frames, self._num_frames
+            )
+
+        tell(0)
         latents = StoredLatents(self._output, path, leading=self._leading).as_tensor()
         for stretch in stretches(missing, 1, warmup=self._plan.warmup):
             attempts = {part.index: ledger.next_attempt(part.index) for part in stretch}
@@ -107,16 +114,11 @@ class DecodeEncodeStage:
                     settings=job.pipeline.encode,
                     warmup=self._plan.warmup,
                     tiles=self._tiles,
+                    on_frames=tell,
                 ):
                     self._store(ledger, written, attempts[written.segment.index])
                     times["decode_s"] += written.report.decode_s
                     times["encode_s"] += written.report.encode_s
-                    self._board.segment_done.remote(
-                        job.specification_hash,
-                        row["name"],
-                        written.report.num_frames,
-                        self._num_frames,
-                    )
 
     def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
         """Store a segment and enter it; a folder of pictures as one tar file."""

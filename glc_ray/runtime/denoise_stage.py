@@ -19,7 +19,7 @@ from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.pool import reason
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
 from glc_ray.store.latents import read_header, save_latents
-from glc_ray.store.output import Output, StorageError
+from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
 
 
@@ -54,8 +54,8 @@ class DenoiseStage:
             yield from self._stretches(job, row, timings)
         except RayError as error:
             yield stretch_row(row, error=reason(error))
-        except StorageError as error:
-            yield stretch_row(row, error=f"latents: {error}")
+        except Exception as error:
+            yield stretch_row(row, error=f"latents: {type(error).__name__}: {error}")
 
     def _is_stored(self, job: VideoJob) -> bool:
         try:
