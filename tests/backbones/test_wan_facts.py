@@ -185,7 +185,11 @@ def test_a_second_transformer_without_weights_is_missed(tiny_wan: TinyWan, tmp_p
     shutil.copytree(tiny_wan("two"), folder)
     for file in (folder / "transformer_2").glob("*.safetensors"):
         file.unlink()
-    assert "the part 'transformer_2' is missing: no *.safetensors in" in refusal(spec(folder))
+    with pytest.raises(
+        UserError, match=r"the part 'transformer_2' is missing: no \*.safetensors in"
+    ):
+        model_folder.check_weights(spec(folder))
+    registry.facts(spec(folder))  # which its configuration files say all the same
 
 
 def test_an_optional_part_that_a_model_does_without_is_not_missed(tiny_wan: TinyWan) -> None:
