@@ -89,11 +89,16 @@ def _save_tiny(folder: Path, positions: str) -> Path:
 @pytest.fixture
 def tiny_pipeline(tiny_model: Callable[[str], Path], tmp_path: Path) -> Path:
     """A pipeline file for the tiny model: 33 frames (9 latents, 3 windows wide), 3 steps."""
-    file = tmp_path / "tiny.yaml"
+    return write_tiny_pipeline(tmp_path, tiny_model("sincos"))
+
+
+def write_tiny_pipeline(folder: Path, model: Path) -> Path:
+    """What ``tiny_pipeline`` is, for fixtures that outlive a test."""
+    file = folder / "tiny.yaml"
     file.write_text(
         f"""
 prompt: a red ball
-model: {{path: {tiny_model("sincos")}}}
+model: {{path: {model}}}
 video: {{num_frames: 33}}
 sampling: {{num_steps: 3, guidance_scale: 3.0}}
 denoise: {{batch_size: 2}}

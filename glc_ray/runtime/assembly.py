@@ -11,9 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glc_ray.backbones.registry import facts
 from glc_ray.config import VideoJob
-from glc_ray.job import file_shape
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.formats import choose
@@ -38,12 +36,21 @@ class Assembly:
     Args:
         output: where videos go.
         decode_plan: says which segments a video has.
+        shape: (frames, width, height) of each video's file.
         keep_latents: keep final latents beside the video.
     """
 
-    def __init__(self, output: str, decode_plan: DecodePlan, *, keep_latents: bool) -> None:
+    def __init__(
+        self,
+        output: str,
+        decode_plan: DecodePlan,
+        shape: tuple[int, int, int],
+        *,
+        keep_latents: bool,
+    ) -> None:
         self._output = Output(output)
         self._plan = decode_plan
+        self._num_frames, self._width, self._height = shape
         self._keep_latents = keep_latents
         self._rows: dict[str, list[Row]] = {}
 
@@ -72,7 +79,6 @@ class Assembly:
     def _finish(self, job: VideoJob, name: str) -> dict[str, Any]:
         """Join, store, and clear the work folder; what the record says of it."""
         ledger = ledger_of(self._output, job)
-        _, width, height = file_shape(job.pipeline, facts(job.pipeline.model))
         entries = ledger.done()
         missing = [part.index for part in self._plan.segments if part.index not in entries]
         if missing:
@@ -106,8 +112,8 @@ class Assembly:
         return {
             "num_frames": report.num_frames,
             "fps": job.pipeline.video.fps,
-            "width": width,
-            "height": height,
+            "width": self._width,
+            "height": self._height,
             "size_bytes": size_bytes,
             "path": path,
             "contact_sheet": contact_sheet_path(name),
@@ -131,8 +137,7 @@ class Assembly:
     def _contact_sheet(
         self, job: VideoJob, ledger: Ledger, entries: dict[int, SegmentEntry]
     ) -> ContactSheet:
-        num_frames, *_ = file_shape(job.pipeline, facts(job.pipeline.model))
-        sheet = ContactSheet(num_frames, title=job.prompt, fps=job.pipeline.video.fps)
+        sheet = ContactSheet(self._num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
             stored = self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{PICTURES}")
             pictures = json.loads(stored or b"{}")

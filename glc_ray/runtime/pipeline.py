@@ -9,8 +9,9 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from glc_ray.backbones.registry import facts
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.job import decode_plan, video_name
+from glc_ray.job import decode_plan, file_shape, video_name
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.runtime.assembly import Assembly
 from glc_ray.runtime.board import Board
@@ -43,6 +44,7 @@ class Run:
         keep_latents: bool = False,
         denoises: bool = True,
     ) -> None:
+        self._pipeline = pipeline
         self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
         self._workers = start_denoisers(pipeline) if denoises else []
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
@@ -55,11 +57,15 @@ class Run:
 
     def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
+        # Here, where diffusers is imported already, and not once more in the graph's process.
+        plan = decode_plan(self._pipeline, len(jobs))
+        shape = file_shape(self._pipeline, facts(self._pipeline.model))
         waiting = {job.specification_hash: job for job in jobs}
         for key, job in waiting.items():
             self._board.report.remote(key, VideoProgress(video_name(job), "queued"))
         try:
-            for done in self._graph.records.options(num_returns="streaming").remote(list(jobs)):
+            answers = self._graph.records.options(num_returns="streaming")
+            for done in answers.remote(list(jobs), plan, shape):
                 record: VideoRecord = ray.get(done)
                 del waiting[record.specification_hash]
                 yield record
@@ -85,13 +91,15 @@ class _Graph:
         self._board = board
         self._keep_latents = keep_latents
 
-    def records(self, jobs: list[VideoJob]) -> Iterator[VideoRecord]:
+    def records(
+        self, jobs: list[VideoJob], plan: DecodePlan, shape: tuple[int, int, int]
+    ) -> Iterator[VideoRecord]:
+        """Records as they are done; ``shape`` is (frames, width, height) of each file."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        plan = decode_plan(self._pipeline, len(jobs))
-        assembly = Assembly(self._output, plan, keep_latents=self._keep_latents)
+        assembly = Assembly(self._output, plan, shape, keep_latents=self._keep_latents)
         rows = [row_of(job, video_name(job)) for job in jobs]
         names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
         for row in self._dataset(rows, plan).iter_rows():
