@@ -49,6 +49,11 @@ class AnchorAttention:
     """Where a worker keeps the anchor's keys and values; ``recompute`` keeps none, and the anchor
     rides along in every batch."""
 
+    @property
+    def has_share(self) -> bool:
+        """Whether the anchor counts for anything; one that does not is never computed."""
+        return self.weight != float(self.literal)
+
 
 @dataclass(frozen=True)
 class SpectralAttention:
@@ -97,8 +102,9 @@ class Path:
     @property
     def anchor(self) -> Window | None:
         """The window whose keys and values the others are blended with (ABAM), if there are any."""
-        is_anchored = isinstance(self.attention, AnchorAttention) and len(self.windows) > 1
-        return self.windows[0] if is_anchored else None
+        if not isinstance(self.attention, AnchorAttention) or not self.attention.has_share:
+            return None
+        return self.windows[0] if len(self.windows) > 1 else None
 
     def batches(self, batch_size: int) -> tuple[tuple[Window, ...], ...]:
         """Windows in groups of at most ``batch_size``, in order; an anchor is alone.
@@ -157,6 +163,14 @@ class Forward:
     def is_anchor(self) -> bool:
         """The batch is the anchor itself, which runs unchanged."""
         return self.windows == (self.anchor,)
+
+    @property
+    def rides_along(self) -> bool:
+        """The anchor is one more clip of the batch, in front of the others."""
+        is_recomputed = (
+            isinstance(self.attention, AnchorAttention) and self.attention.cache == "recompute"
+        )
+        return is_recomputed and self.anchor is not None and not self.is_anchor
 
     @property
     def anchor_key(self) -> tuple[str, int, str]:

@@ -224,3 +224,11 @@ def test_notes(overrides: list[tuple[str, Any]], notes: list[str]) -> None:
 def test_freenoise_within_attention(tiny_job: Callable[..., VideoJob]) -> None:
     result = estimate(tiny_job(("method", "freenoise"), positions="rotary"))
     assert result.notes[0] == "freenoise.level = auto: windows are averaged within attention"
+
+
+def test_a_lone_window_is_nobodys_anchor(tiny_job: Callable[..., VideoJob]) -> None:
+    """At native length a worker computes one local window a step, and no anchor for it."""
+    result = estimate(tiny_job(("video.num_frames", 9), ("glc.global_path", False)))
+    assert result.forwards.windows.most == 1
+    assert [row.anchor_forwards.total for row in result.workers] == [0] * len(result.workers)
+    assert result.memory.anchor_caches == ()

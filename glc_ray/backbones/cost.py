@@ -145,7 +145,7 @@ class ModelCost:
         inner_dim = config.num_attention_heads * config.attention_head_dim
         factor = config.get("ffn_dim", 4 * inner_dim) / inner_dim
         tokens = self._count(forward).video_tokens
-        clips = len(forward.windows) + _rides_along(forward)
+        clips = len(forward.windows) + forward.rides_along
         if self._model.backbone == "cogvideox":
             # Text is part of the sequence, and both branches are one batch.
             tokens += self._text_shape[0]
@@ -295,15 +295,6 @@ def scheduler_history(model: ModelSpec, sampling: SamplingSpec) -> int:
 
 def _branches(forward: Forward) -> Literal[1, 2]:
     return 1 if forward.guidance_scale is None else 2
-
-
-def _rides_along(forward: Forward) -> bool:
-    attention = forward.attention
-    return (
-        isinstance(attention, AnchorAttention)
-        and attention.cache == "recompute"
-        and not forward.is_anchor
-    )
 
 
 def _parameter_bytes(module: nn.Module) -> int:

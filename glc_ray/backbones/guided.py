@@ -192,13 +192,12 @@ class GuidedModel(ABC):
         anchor_BFCHW: Tensor | None,
         options: AnchorAttention,
     ) -> Tensor:
-        if forward.anchor is None or options.weight == float(options.literal):
-            # No other window, or no share.
+        if forward.anchor is None:
             return self._run(clips_BFCHW, forward, conditioning, None)
         if forward.is_anchor:
             return self._record(clips_BFCHW, forward, conditioning, options)
         assert anchor_BFCHW is not None, "a clip without its anchor"
-        if options.cache == "recompute":
+        if forward.rides_along:
             self.anchor_forwards += 1
             together = replace(
                 forward,

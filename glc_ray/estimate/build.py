@@ -27,7 +27,6 @@ from glc_ray.estimate.work import (
     Clock,
     Step,
     alike,
-    blends,
     keeps_anchors,
     per_step,
     steps_of,
@@ -158,7 +157,7 @@ def _memory(
 
 
 def _anchor_caches(forwards: list[Forward], cost: ModelCost) -> tuple[AnchorCacheFigures, ...]:
-    blended = next((forward for forward in forwards if blends(forward.attention)), None)
+    blended = next((forward for forward in forwards if forward.anchor is not None), None)
     if blended is None:
         return ()
     assert isinstance(blended.attention, AnchorAttention)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from glc_ray.backbones.cost import ModelCost
 from glc_ray.estimate.figures import BatchSeconds
 from glc_ray.estimate.work import Step, alike
-from glc_ray.protocols import AnchorAttention, Forward, Window
+from glc_ray.protocols import Forward, Window
 
 BatchKind = tuple[str, int, bool]
 """Path, clips, and whether it is the path's anchor."""
@@ -17,12 +17,6 @@ BatchKind = tuple[str, int, bool]
 def kind_of(forward: Forward) -> BatchKind:
     """Forwards of one kind take equally long."""
     return forward.path, len(forward.windows), forward.is_anchor
-
-
-def rides_along(forward: Forward) -> bool:
-    """Whether the anchor is one more clip of the batch (``cache: recompute``)."""
-    attention = forward.attention
-    return isinstance(attention, AnchorAttention) and attention.cache == "recompute"
 
 
 class StatedClock:
@@ -68,7 +62,7 @@ class MeasuredClock:
 
     def anchor_s(self, forward: Forward) -> float:
         """Of the anchor's own forward, or its share of the batch where it rides along."""
-        if rides_along(forward):
+        if forward.rides_along:
             seconds = self._batches[kind_of(forward)].median_s
             return seconds * self._share_of_anchor(forward)
         return self._batches[forward.path, 1, True].median_s
@@ -82,5 +76,4 @@ class MeasuredClock:
         return seconds / windows
 
     def _share_of_anchor(self, forward: Forward) -> float:
-        rides = rides_along(forward) and not forward.is_anchor
-        return 1 / (len(forward.windows) + 1) if rides else 0.0
+        return 1 / (len(forward.windows) + 1) if forward.rides_along else 0.0

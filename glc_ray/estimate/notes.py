@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glc_ray.config import VideoJob
-from glc_ray.estimate.work import Step, blends
+from glc_ray.estimate.work import Step
 from glc_ray.job import decode_plan
 from glc_ray.protocols import (
     AnchorAttention,
@@ -49,7 +49,7 @@ def _method(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> Iterat
 def _anchor(steps: tuple[Step, ...]) -> Iterator[str]:
     modes = [path.attention for path in steps[0].plan.paths]
     anchored = [mode for mode in modes if isinstance(mode, AnchorAttention)]
-    if anchored and not any(map(blends, anchored)):
+    if anchored and not any(mode.has_share for mode in anchored):
         yield "glc.abam: the anchor has no share, so no keys and values are kept"
     elif anchored and anchored[0].cache == "recompute":
         yield "glc.abam.cache = recompute: the anchor is one more clip in every batch but its own"

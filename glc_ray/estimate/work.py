@@ -15,7 +15,7 @@ from glc_ray.config import VideoJob
 from glc_ray.estimate.figures import PerStep, TrafficFigures
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.methods import registry as methods
-from glc_ray.protocols import AnchorAttention, Attention, Forward, ModelFacts, StepPlan
+from glc_ray.protocols import AnchorAttention, Forward, ModelFacts, StepPlan
 from glc_ray.runtime.simulate import Task
 
 _FLOAT32_BYTES = 4
@@ -73,11 +73,6 @@ def alike(steps: Iterable[Step]) -> list[tuple[Step, int]]:
     return list(kinds.values())
 
 
-def blends(attention: Attention | None) -> bool:
-    """Whether clips are blended with an anchor: one that has no share is never computed."""
-    return isinstance(attention, AnchorAttention) and attention.weight != float(attention.literal)
-
-
 def keeps_anchors(steps: Iterable[Step]) -> bool:
     """Whether workers keep anchors from batch to batch."""
     return not any(
@@ -93,13 +88,13 @@ def tasks_of(step: Step, clock: Clock) -> list[Task]:
 
 
 def _task(forward: Forward, clock: Clock) -> Task:
-    blended = blends(forward.attention)
+    anchor = None if forward.anchor is None else forward.path
+    needs_anchor = anchor is not None and not forward.is_anchor
     return Task(
         seconds=clock.window_s(forward),
-        # As ``PoolDenoiser`` groups them: it does not ask whether the anchor has a share.
-        group=None if forward.anchor is None else forward.path,
-        anchor=forward.path if blended else None,
-        anchor_s=clock.anchor_s(forward) if blended and not forward.is_anchor else 0.0,
+        group=anchor,
+        anchor=anchor,
+        anchor_s=clock.anchor_s(forward) if needs_anchor else 0.0,
         is_anchor=forward.is_anchor,
     )
 

@@ -127,8 +127,8 @@ def first_step(denoiser: LocalDenoiser) -> tuple[Forward, ...]:
 
 
 def run(denoiser: LocalDenoiser, latents: Tensor, forward: Forward) -> Tensor:
-    assert forward.anchor is not None
-    anchor = None if forward.is_anchor else gather_clips(latents, [forward.anchor])
+    needs_anchor = forward.anchor is not None and not forward.is_anchor
+    anchor = gather_clips(latents, [forward.anchor]) if needs_anchor else None
     clips = gather_clips(latents, forward.windows)
     return denoiser.backbone.predict(clips, forward, denoiser.conditioning, anchor)
 
