@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,10 +40,11 @@ class Denoiser:
         torch.set_num_threads(pipeline.denoise.threads)
         self._device = assigned_device()
         self.backbone = load_backbone(pipeline, self._device)
+        self._life = uuid.uuid4().hex
 
-    def ready(self) -> bool:
-        """Answers once the model is loaded."""
-        return True
+    def ready(self) -> str:
+        """Answers once the model is loaded, with a token of this process's life."""
+        return self._life
 
     def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> dict[str, Array]:
         """The text features that ``denoise`` takes (float32: numpy has no bfloat16)."""

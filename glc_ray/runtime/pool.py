@@ -78,6 +78,9 @@ class PoolDenoiser:
         self._on_windows = on_windows or (lambda done, total: None)
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
+        self._lives: dict[Any, str] = {}
+        """What each worker answered last when it was asked whether it is ready."""
+        self._killed: set[str] = set()
         for worker in workers:
             self._await_start(worker)
         self._conditioning = self._encode()
@@ -175,17 +178,23 @@ class PoolDenoiser:
         """
         worker = self._starting.pop(ref)
         try:
-            ray.get(ref)
+            life = ray.get(ref)
         except RayError as error:
             if not (self._starting or self._idle or others_run):
                 raise DenoiseError(f"no denoiser can start: {reason(error)}") from None
             return
+        if life in self._killed:
+            # It answered before the kill arrived.
+            self._await_start(worker)
+            return
+        self._lives[worker] = life
         self._idle.append(worker)
 
     def _restart(self, worker: Any, error: RayError) -> None:
         """Put a failed worker aside until it has started anew."""
         if isinstance(error, RayTaskError):
             # It lives, but a CUDA context does not heal after an error.
+            self._killed.add(self._lives[worker])
             ray.kill(worker, no_restart=False)
         self._await_start(worker)
 
