@@ -8,7 +8,7 @@ latent frames.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -176,6 +176,10 @@ class Forward:
     def anchor_key(self) -> tuple[str, int, str]:
         """Whose keys and values: (video, step, path)."""
         return self.video, self.step_index, self.path
+
+    def part(self, clips: slice) -> Forward:
+        """The same for some of the clips."""
+        return replace(self, windows=self.windows[clips], prompt_weights=self.prompt_weights[clips])
 
 
 @dataclass(frozen=True)
