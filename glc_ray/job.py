@@ -6,14 +6,12 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.media.decode_plan import DecodePlan, plan_decode
-from glc_ray.media.write import wanted_frames
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import set_key, validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
@@ -118,16 +116,15 @@ def decode_plan(pipeline: PipelineSpec, num_videos: int = 1) -> DecodePlan:
     model = registry.facts(pipeline.model)
     batch, num_latent_frames, *size = model.latents_shape(pipeline.video.num_frames)
     channels, height, width = size
-    plan = plan_decode(
+    return plan_decode(
         registry.decoder_facts(pipeline.model, pipeline.decode),
         (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
         pipeline.decode,
         num_frames=pipeline.video.num_frames,
         num_decoders=pipeline.resources.decoders.count,
         num_videos=num_videos,
+        frames=pipeline.encode.frames,
     )
-    wanted = tuple(part for part in plan.segments if wanted_frames(part, pipeline.encode))
-    return replace(plan, segments=wanted)
 
 
 def file_shape(pipeline: PipelineSpec, facts: ModelFacts) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from glc_ray.media.stretch import (
     latent_frames_to_decode,
     segments,
     stretches,
+    wanted_frames,
 )
 from glc_ray.media.tiles import TileGrid, assign_tiles, tile_grid, tile_sizes
 from glc_ray.protocols import DecoderFacts, UserError
@@ -35,7 +36,7 @@ class DecodePlan:
     speedup: float
     """Estimated, against one decoder for all videos."""
     segments: tuple[Segment, ...]
-    """All segments of a video."""
+    """The segments that the file is made of, in order."""
     stretches: tuple[Stretch, ...]
     """Each is decoded apart from the others; one of all segments unless ``kind`` is stretches."""
     warmup: int
@@ -52,6 +53,7 @@ def plan_decode(
     num_frames: int,
     num_decoders: int,
     num_videos: int = 1,
+    frames: tuple[int, int] | None = None,
 ) -> DecodePlan:
     """Choose what decoders share.
 
@@ -65,6 +67,8 @@ def plan_decode(
         num_frames: pixel frames of a video.
         num_decoders: how many there are.
         num_videos: how many are decoded in the run.
+        frames: first pixel frame that is wanted, and the one after the last; None is all of them.
+            Segments without a wanted frame are not decoded.
 
     Raises:
         UserError: tiles asked for where the picture is one tile.
@@ -73,19 +77,20 @@ def plan_decode(
     grid = tile_grid(facts.tiles, height, width)
     warmup = facts.exact_warmup if decode.warmup is None else decode.warmup
     warmup = max(warmup, facts.least_warmup)
-    parts = segments(
+    whole = segments(
         facts,
         num_latent_frames,
         num_frames=num_frames,
         segment_latent_frames=decode.segment or SEGMENT_LATENT_FRAMES,
     )
+    parts = tuple(part for part in whole if wanted_frames(part, frames))
     runs = stretches(parts, num_decoders, warmup=warmup)
     shares = assign_tiles(grid, num_decoders)
     longest = max(latent_frames_to_decode(run, warmup) for run in runs)
     speedups: dict[Kind, float] = {
         "videos": num_videos / -(-num_videos // num_decoders),
         "tiles": _tiles_speedup(grid, shares),
-        "stretches": parts[-1].stop / longest,
+        "stretches": latent_frames_to_decode(parts, warmup) / longest,
     }
     words: dict[Kind, str] = {
         "videos": "a decoder for each video",

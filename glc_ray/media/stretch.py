@@ -78,6 +78,20 @@ def segments(
     return tuple(found)
 
 
+def wanted_frames(segment: Segment, frames: tuple[int, int] | None) -> range:
+    """Which of a segment's frames are encoded, counted from its first; empty for none.
+
+    Args:
+        segment: of the video.
+        frames: first pixel frame of the part that is encoded, and the one after its last; None is
+            the whole video.
+    """
+    start, stop = frames or (0, segment.first_frame + segment.num_frames)
+    return range(
+        max(start - segment.first_frame, 0), min(stop - segment.first_frame, segment.num_frames)
+    )
+
+
 def stretches(
     wanted: Sequence[Segment], num_decoders: int, *, warmup: int = 0
 ) -> tuple[Stretch, ...]:

@@ -14,7 +14,7 @@ from glc_ray.media.contact_sheet import Thumbnails
 from glc_ray.media.decode import Frames
 from glc_ray.media.formats import choose
 from glc_ray.media.segments import SegmentReport, encode_segment
-from glc_ray.media.stretch import Segment, Stretch, decode_stretch
+from glc_ray.media.stretch import Segment, Stretch, decode_stretch, wanted_frames
 from glc_ray.media.tiles import TileDecoder
 from glc_ray.protocols import FrameDecoder
 
@@ -69,7 +69,7 @@ def write_segments(
         decoder, latents_BFCHW, stretch, warmup=warmup, bit_depth=encoding.bit_depth, tiles=tiles
     )
     for segment in stretch:
-        first = wanted_frames(segment, settings).start
+        first = wanted_frames(segment, settings.frames).start
         first_frame = segment.first_frame + first - (settings.frames or (0,))[0]
         pictures = Thumbnails(num_frames, first_frame=first_frame)
         path = folder / f"{segment.index:05d}{encoding.segment_suffix}"
@@ -83,14 +83,6 @@ def write_segments(
         yield WrittenSegment(segment, path, report, pictures.to_png())
 
 
-def wanted_frames(segment: Segment, settings: EncodeSpec) -> range:
-    """Which of a segment's frames are encoded, counted from its first; empty for none."""
-    start, stop = settings.frames or (0, segment.first_frame + segment.num_frames)
-    return range(
-        max(start - segment.first_frame, 0), min(stop - segment.first_frame, segment.num_frames)
-    )
-
-
 def _frames_of(
     segment: Segment,
     decoded: Iterator[tuple[int, Frames]],
@@ -98,7 +90,7 @@ def _frames_of(
     on_frames: Callable[[int], None] | None,
 ) -> Iterator[Frames]:
     """The segment's wanted frames, cropped; it is whole before the next one is begun."""
-    wanted, done = wanted_frames(segment, settings), 0
+    wanted, done = wanted_frames(segment, settings.frames), 0
     left, top, width, height = settings.crop or (0, 0, None, None)
     rows = slice(top, None if height is None else top + height)
     columns = slice(left, None if width is None else left + width)

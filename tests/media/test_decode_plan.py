@@ -17,6 +17,7 @@ def plan(
     videos: int = 1,
     latents: int = 1201,
     tiles: TileGeometry | None = NATIVE,
+    frames: tuple[int, int] | None = None,
     **decode: object,
 ) -> DecodePlan:
     """Of CogVideoX at 480 x 720, which decodes in nine tiles."""
@@ -27,6 +28,7 @@ def plan(
         num_frames=4 * latents - 3,
         num_decoders=decoders,
         num_videos=videos,
+        frames=frames,
     )
 
 
@@ -77,6 +79,19 @@ def test_a_shorter_warm_up_and_shorter_segments_are_counted():
     assert (chosen.warmup, len(chosen.segments)) == (26, 60)
     # 621 latent frames, and 580 after a warm-up of 26.
     assert chosen.speedup == 1201 / 621
+
+
+def test_only_segments_that_are_wanted_are_shared_and_counted():
+    """Of 20 segments of 60 latent frames (61 in the first), the sixth to the ninth."""
+    chosen = plan(2, tiles=None, frames=(1300, 2100), warmup=26)
+    whole = plan(2, tiles=None, warmup=26)
+    assert chosen.segments == whole.segments[5:9]
+    assert [[part.index for part in run] for run in chosen.stretches] == [[5, 6], [7, 8]]
+    # Each after a warm-up of 26, as one decoder's run of 240 would be.
+    assert chosen.speedup == (240 + 26) / (120 + 26)
+    assert plan(1, frames=(1300, 2100)).stretches == (whole.segments[5:9],)
+    # Within one segment there is no time to share.
+    assert plan(4, tiles=None, frames=(1300, 1301)).kind == "videos"
 
 
 def test_the_users_own_choice():
