@@ -266,13 +266,36 @@ class NoiseSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SchedulerState:
+    """What a noise scheduler keeps between two steps, as a file of tensors and JSON holds it."""
+
+    tensors: Mapping[str, Tensor]
+    """Earlier latents and predictions, (B, F, C, H, W), and the generator's state in uint8; shared
+    with the scheduler, and so not to be written into. One may be the latents themselves."""
+    values: Mapping[str, Any]
+    """JSON scalars and lists of them, of finite numbers."""
+
+
 class NoiseScheduler(Protocol):
-    """A diffusers scheduler, reduced to what the loop needs: timesteps and one step."""
+    """A diffusers scheduler, reduced to what the loop needs: timesteps, one step, its memory."""
 
     @property
     def timesteps(self) -> tuple[float, ...]: ...
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult: ...
+
+    def state(self) -> SchedulerState:
+        """All that later steps depend on, but for the latents; it stays as it is while they run."""
+        ...
+
+    def restore(self, state: SchedulerState) -> None:
+        """Go on where the state was taken, here or in another process, with the same bits.
+
+        Raises:
+            ValueError: it is that of another scheduler, number of steps or setting.
+        """
+        ...
 
 
 class Backbone(Protocol):

@@ -7,9 +7,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from glc_ray.config import ModelSpec
 from tests.tiny_wan import tiny_wan  # noqa: F401
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -84,6 +86,19 @@ def _save_tiny(folder: Path, positions: str) -> Path:
     shutil.copy(TOYWORLD / "model_index.json", folder)
     assert "CogVideoXPipeline" in json.loads((folder / "model_index.json").read_text()).values()
     return folder
+
+
+@pytest.fixture
+def model_of(tmp_path: Path) -> Callable[[Any], ModelSpec]:
+    """``model_of(scheduler)``: a model folder with nothing but a noise scheduler."""
+
+    def make(scheduler: Any) -> ModelSpec:
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        index = {"scheduler": ["diffusers", type(scheduler).__name__]}
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        return ModelSpec(path=str(tmp_path))
+
+    return make
 
 
 @pytest.fixture

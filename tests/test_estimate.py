@@ -140,7 +140,7 @@ def test_without_anchors_there_is_nothing_to_keep(overrides: list[tuple[str, Any
 
 @pytest.mark.parametrize(
     ("scheduler", "tensors"),
-    [("CogVideoXDDIMScheduler", 1), ("CogVideoXDPMScheduler", 2), ("UniPCMultistepScheduler", 4)],
+    [("CogVideoXDDIMScheduler", 1), ("CogVideoXDPMScheduler", 2), ("UniPCMultistepScheduler", 5)],
 )
 def test_checkpoint_has_the_latents_and_the_schedulers_history(
     scheduler: str, tensors: int

@@ -288,8 +288,8 @@ def scheduler_history(model: ModelSpec, sampling: SamplingSpec) -> int:
     if name == "CogVideoXDPMScheduler":
         return 1
     if name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
-        # Outputs of the model; UniPC also keeps the sample before its correction.
-        return int(config.get("solver_order", 2)) + (name == "UniPCMultistepScheduler")
+        # Outputs of the model; UniPC also keeps what its last step began with and what it gave.
+        return int(config.get("solver_order", 2)) + 2 * (name == "UniPCMultistepScheduler")
     return 0
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from glc_ray.backbones import scheduler_choice
+from glc_ray.backbones.scheduler_state import attributes, changes, pack, put_back, unpack
 from glc_ray.config import ModelSpec, SamplingSpec
-from glc_ray.protocols import StepResult, UserError
+from glc_ray.protocols import SchedulerState, StepResult, UserError
 
 _OLD_X0 = "old_pred_original_sample"
+_INNER = "scheduler."
+"""What diffusers' scheduler keeps has names with this in front in a state."""
 
 _Result = TypeVar("_Result")
 
@@ -54,7 +58,7 @@ def check(model: ModelSpec, sampling: SamplingSpec) -> None:
 class DiffusersScheduler:
     """A `glc_ray.protocols.NoiseScheduler`.
 
-    Between steps it keeps ``_last``, where the next step needs it, and what the scheduler of
+    Between steps it keeps what the next one needs of the last, beside what the scheduler of
     diffusers keeps itself.
     """
 
@@ -71,9 +75,10 @@ class DiffusersScheduler:
         self._scheduler = scheduler
         self._is_flow = scheduler_choice.is_flow(scheduler)
         self._accepted = frozenset(inspect.signature(scheduler.step).parameters)
-        self._remembers = _OLD_X0 in self._accepted or hasattr(scheduler, "last_sample")
         self._generator = generator
-        self._last: StepResult | None = None
+        self._start = attributes(scheduler)
+        self._old_x0: Tensor | None = None
+        self._prev_sample: Tensor | None = None
         self.timesteps: tuple[float, ...] = tuple(scheduler.timesteps.tolist())
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
@@ -94,9 +99,53 @@ class DiffusersScheduler:
             x0 = self._scheduler.model_outputs[-1]
         else:
             x0 = latents - self._noise_level(step_index)[1] * prediction
-        result = StepResult(prev_sample, x0, self._signal_scale(step_index))
-        self._last = result if self._remembers else None
-        return result
+        self._old_x0 = x0 if _OLD_X0 in self._accepted else None
+        self._prev_sample = prev_sample if hasattr(self._scheduler, "last_sample") else None
+        return StepResult(prev_sample, x0, self._signal_scale(step_index))
+
+    def state(self) -> SchedulerState:
+        """All that later steps depend on, but for the latents.
+
+        No tensor is copied, as none is ever written into: a step replaces those of the last.
+        """
+        kept = changes(self._scheduler, self._start)
+        return pack(
+            self._identity
+            | {"generator": self._generator.get_state()}
+            | {"old_x0": self._old_x0, "prev_sample": self._prev_sample}
+            | {_INNER + name: value for name, value in kept.items()}
+        )
+
+    def restore(self, state: SchedulerState) -> None:
+        """Go on where the state was taken; the generator, whoever shares it, does so as well.
+
+        Raises:
+            ValueError: it is that of another scheduler, number of steps or setting.
+        """
+        own = self._identity
+        if differing := [key for key in own if state.values.get(key) != own[key]]:
+            raise ValueError(
+                "the state is of another noise scheduler: "
+                + ", ".join(f"{key} {state.values.get(key)}, not {own[key]}" for key in differing)
+            )
+        parts = unpack(state)
+        kept = {
+            name.removeprefix(_INNER): part
+            for name, part in parts.items()
+            if name.startswith(_INNER)
+        }
+        put_back(self._scheduler, self._start, kept)
+        self._generator.set_state(parts["generator"])
+        self._old_x0, self._prev_sample = parts["old_x0"], parts["prev_sample"]
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree in: settings too, as a model's files may have changed."""
+        # As texts, since JSON has no infinite numbers.
+        settings = {key: str(value) for key, value in self._scheduler.config.items()}
+        settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        name = type(self._scheduler).__name__
+        return {"class": name, "num_steps": len(self.timesteps), **settings}
 
     def _follow(self, step_index: int) -> None:
         """Hold a solver's own counter to the loop's; integer timesteps may repeat."""
@@ -112,9 +161,9 @@ class DiffusersScheduler:
         if "generator" in self._accepted:
             extras["generator"] = self._generator
         if _OLD_X0 in self._accepted:
-            last = self._last
-            extras[_OLD_X0] = None if last is None else last.pred_original_sample
-            extras["timestep_back"] = None if last is None else self.timesteps[step_index - 1]
+            is_first = self._old_x0 is None
+            extras[_OLD_X0] = self._old_x0
+            extras["timestep_back"] = None if is_first else self.timesteps[step_index - 1]
         return extras
 
     def _keep_change(self, step_index: int, latents: Tensor) -> None:
@@ -122,14 +171,14 @@ class DiffusersScheduler:
 
         The corrector computes z_t anew from the sample before the last predictor, z_s, and would
         throw the change away: z_t = (σ_t / σ_s)·z_s + terms in x̂0. So z_s moves by
-        (σ_s / σ_t)·change, and z_t by the change itself. Unchanged latents leave every bit alone.
+        (σ_s / σ_t)·change, and z_t by the change itself. Unchanged latents leave every bit alone;
+        by their values, since those of a file are never the same object.
         """
-        if self._last is None or latents is self._last.prev_sample:
+        if self._prev_sample is None or torch.equal(latents, self._prev_sample):
             return
-        if getattr(self._scheduler, "last_sample", None) is not None:
-            ratio = self._noise_level(step_index - 1)[1] / self._noise_level(step_index)[1]
-            change = latents - self._last.prev_sample
-            self._scheduler.last_sample = self._scheduler.last_sample + ratio * change
+        ratio = self._noise_level(step_index - 1)[1] / self._noise_level(step_index)[1]
+        change = latents - self._prev_sample
+        self._scheduler.last_sample = self._scheduler.last_sample + ratio * change
 
     def _noise_level(self, index: int) -> tuple[float, float]:
         """(factor of x̂0, factor of ε) in the latents that step ``index`` starts from."""

@@ -16,7 +16,15 @@ from glc_ray.estimate.clocks import BatchKind, MeasuredClock, kind_of
 from glc_ray.estimate.figures import BatchSeconds
 from glc_ray.estimate.work import Step, alike
 from glc_ray.methods import registry as methods
-from glc_ray.protocols import Forward, NoiseScheduler, StepPlan, StepResult, UserError, Window
+from glc_ray.protocols import (
+    Forward,
+    NoiseScheduler,
+    SchedulerState,
+    StepPlan,
+    StepResult,
+    UserError,
+    Window,
+)
 from glc_ray.sampler import LocalDenoiser, StepReport, sample, torch_threads
 
 _REPEATS = 3
@@ -123,6 +131,12 @@ class _FirstSteps:
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
         return self._scheduler.step(prediction, step_index, latents)
+
+    def state(self) -> SchedulerState:
+        return self._scheduler.state()
+
+    def restore(self, state: SchedulerState) -> None:
+        self._scheduler.restore(state)
 
 
 class _RandomPredictions:

@@ -5,7 +5,6 @@ Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height,
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -32,37 +31,17 @@ from glc_ray.job import build_job
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import StepResult, UserError
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
-
-PROMPT = "a red ball bounces over the meadow at day"
-SHAPE_BFCHW = (1, 5, 2, 3, 4)
-WAN = diffusers.UniPCMultistepScheduler(
-    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+from tests.tiny_schedulers import (
+    EVERY,
+    VARIANCE_PRESERVING,
+    WAN,
+    MakeModel,
+    cogvideox,
+    noise,
+    sampling,
 )
 
-MakeModel = Callable[[Any], ModelSpec]
-
-
-@pytest.fixture
-def model_of(tmp_path: Path) -> MakeModel:
-    """``model_of(scheduler)``: a model folder with nothing but a noise scheduler."""
-
-    def make(scheduler: Any) -> ModelSpec:
-        scheduler.save_pretrained(tmp_path / "scheduler")
-        index = {"scheduler": ["diffusers", type(scheduler).__name__]}
-        (tmp_path / "model_index.json").write_text(json.dumps(index))
-        return ModelSpec(path=str(tmp_path))
-
-    return make
-
-
-def sampling(name: str, num_steps: int = 5, **options: Any) -> SamplingSpec:
-    return SamplingSpec(num_steps=num_steps, scheduler=name, scheduler_options=options)
-
-
-def noise(count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Stand-ins for latents and model outputs: a scheduler sees only numbers."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(SHAPE_BFCHW, generator=generator, dtype=dtype) for _ in range(count)]
+PROMPT = "a red ball bounces over the meadow at day"
 
 
 def our_loop(scheduler: schedulers.DiffusersScheduler, latents: Tensor, outputs: list) -> Tensor:
@@ -125,32 +104,6 @@ def test_an_option_takes_the_place_of_the_models(model_of: MakeModel) -> None:
     theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=2)
     theirs.set_timesteps(5)
     assert ours.timesteps == tuple(theirs.timesteps.tolist())
-
-
-def cogvideox(snr_shift_scale: float = 1.0) -> diffusers.CogVideoXDDIMScheduler:
-    """As in the files of CogVideoX-5b; 2b has a shift of 3."""
-    return diffusers.CogVideoXDDIMScheduler(
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        snr_shift_scale=snr_shift_scale,
-    )
-
-
-VARIANCE_PRESERVING = [
-    "CogVideoXDDIMScheduler",
-    "CogVideoXDPMScheduler",
-    "DDIMScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-]
-FLOW = [
-    "DPMSolverMultistepScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    "UniPCMultistepScheduler",
-]
-EVERY = [(cogvideox(), name) for name in VARIANCE_PRESERVING] + [(WAN, name) for name in FLOW]
 
 
 @pytest.fixture(scope="module")
