@@ -1,4 +1,4 @@
-"""Frames to a video file or a folder of pictures.
+"""Frames to a file or a folder of pictures, by ffmpeg.
 
 The same frames, settings and ffmpeg give the same bytes. Encoders write their number of threads
 into the stream, so that is a setting, never the number of the machine's cores.
@@ -6,9 +6,8 @@ into the stream, so that is a setting, never the number of the machine's cores.
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,38 +20,15 @@ import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from glc_ray.config import EncodeSpec
 from glc_ray.media.decode import Frames
 from glc_ray.media.ffmpeg import FFmpegProcess
-from glc_ray.media.formats import Encoding, choose
-from glc_ray.media.join import SegmentFile, join_segments
-from glc_ray.media.muxing import (
-    bytes_of,
-    file_url,
-    frame_pattern,
-    output_options,
-    write_folder_tags,
-)
-from glc_ray.media.whole_file import whole_file, whole_folder
+from glc_ray.media.formats import Encoding
+from glc_ray.media.muxing import file_url, frame_pattern, output_options
 
 Rate: TypeAlias = float | Fraction
 
 _BT709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 _SRGB = {"color_primaries": "bt709", "color_trc": "iec61966-2-1", "colorspace": "gbr"}
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What was written, and what the time was spent on."""
-
-    num_frames: int
-    width: int
-    height: int
-    size_bytes: int
-    decode_s: float
-    """Seconds of waiting for frames."""
-    encode_s: float
-    """All other seconds: ffmpeg works meanwhile, so this is what encoding adds to decoding."""
 
 
 class VideoWriter:
@@ -66,22 +42,20 @@ class VideoWriter:
         height: int,
         fps: Rate,
         encoding: Encoding,
-        metadata: Mapping[str, str] | None = None,
-        muxer: str | None = None,
+        muxer: str,
         first_frame: int = 0,
     ) -> None:
         """Start ffmpeg.
 
         Args:
             path: the file, or the folder, which must be there; written in place
-                (``encode_video`` writes atomically).
+                (``encode_segment`` writes atomically).
             width: in pixels.
             height: in pixels.
             fps: frames per second.
             encoding: how frames are compressed. GIF is made from lossless segments only, because
                 its palette is chosen from all frames.
-            metadata: tags of the file; values may hold any characters.
-            muxer: ffmpeg's name of the container; none is the format's own.
+            muxer: ffmpeg's name of the container.
             first_frame: number of the first frame, in the file names of a folder.
 
         Raises:
@@ -99,7 +73,7 @@ class VideoWriter:
             video_size=(width, height),
             framerate=str(Fraction(str(fps))),
         )
-        options = {**encoding.options, **output_options(encoding.format, metadata or {}, muxer)}
+        options = {**encoding.options, **output_options(encoding.format, muxer)}
         options |= {"color_range": "pc"} if encoding.pixels.rgb else {"color_range": "tv", **_BT709}
         if encoding.format.suffix:
             target = file_url(path)
@@ -145,56 +119,6 @@ class VideoWriter:
                 self._process.finish()
         finally:
             self._process.kill()
-
-
-def encode_video(
-    batches: Iterable[Frames],
-    path: Path,
-    *,
-    fps: Rate,
-    settings: EncodeSpec | None = None,
-    metadata: Mapping[str, str] | None = None,
-    program: str | None = None,
-) -> EncodeReport:
-    """Write a video in one piece; it appears at ``path`` whole or not at all.
-
-    Args:
-        batches: frames (frames, height, width, 3) RGB of the encoding's bit depth (see
-            ``formats.check``), taken one batch at a time.
-        path: the file, or the folder of pictures.
-        fps: frames per second.
-        settings: how frames are compressed; none is H.264.
-        metadata: tags of the file; values may hold any characters.
-        program: an ffmpeg; see ``find_ffmpeg``.
-
-    Raises:
-        UserError: no ffmpeg, settings that it cannot do, or a size that the format cannot hold.
-        ValueError: no frames, or frames of different sizes.
-        FFmpegError: ffmpeg failed; the message ends with its last lines.
-    """
-    encoding = choose(settings or EncodeSpec(), program=program)  # before a frame is decoded
-    started = time.perf_counter()
-    source = Timed(batches)
-    tags = metadata or {}
-    if encoding.format.join == "encode":
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-            segment = Path(folder) / f"whole{encoding.segment_suffix}"
-            size = encode_frames(
-                source, segment, fps=fps, encoding=encoding.segment, muxer=encoding.segment_muxer
-            )
-            pieces = [SegmentFile(segment, size.num_frames)]
-            size_bytes = join_segments(pieces, path, fps=fps, encoding=encoding, metadata=tags)
-    else:
-        whole = whole_file if encoding.format.suffix else whole_folder
-        with whole(path) as partial:
-            size = encode_frames(source, partial, fps=fps, encoding=encoding, metadata=tags)
-            if not encoding.format.suffix:
-                write_folder_tags(partial, fps, size.num_frames, tags)
-            size_bytes = bytes_of(partial)
-    encode_s = time.perf_counter() - started - source.waited_s
-    return EncodeReport(
-        size.num_frames, size.width, size.height, size_bytes, source.waited_s, encode_s
-    )
 
 
 @dataclass(frozen=True)

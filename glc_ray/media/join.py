@@ -15,7 +15,7 @@ import ffmpeg
 
 from glc_ray.media.ffmpeg import FFmpegError, FFmpegProcess
 from glc_ray.media.formats import Encoding
-from glc_ray.media.muxing import bytes_of, file_url, frame_name, output_options, write_folder_tags
+from glc_ray.media.muxing import file_url, frame_name, output_options, write_folder_tags
 from glc_ray.media.whole_file import whole_file, whole_folder
 
 
@@ -34,13 +34,10 @@ def join_segments(
     fps: float | Fraction,
     encoding: Encoding,
     metadata: Mapping[str, str],
-) -> int:
+) -> None:
     """Make one video of segments; it appears at ``path`` whole or not at all.
 
     The segments stay as they are, so that a join that was killed can be done again.
-
-    Returns:
-        The size of the video in bytes.
 
     Raises:
         ValueError: no segments, or a folder lacks a frame.
@@ -53,14 +50,17 @@ def join_segments(
             _link_frames(segments, partial, encoding)
             num_frames = sum(segment.num_frames for segment in segments)
             write_folder_tags(partial, fps, num_frames, metadata)
-            return bytes_of(partial)
+        return
     with (
         whole_file(path) as partial,
         tempfile.TemporaryDirectory(prefix="glc-ray-") as folder,
     ):
         pieces = _concatenated(segments, Path(folder), fps)
         # No tag of the first segment's.
-        options = {**output_options(encoding.format, metadata), "map_metadata": -1}
+        options = {
+            **output_options(encoding.format, encoding.format.muxer, metadata),
+            "map_metadata": -1,
+        }
         if encoding.format.join == "copy":
             options["bsf:v"] = _timing(encoding, fps)
             copy = pieces.output(file_url(partial), vcodec="copy", **options)
@@ -70,7 +70,6 @@ def join_segments(
             _copy(nowhere, Path(folder), encoding, segments)
             picture = _with_palette(pieces, Path(folder), encoding)
             _run(picture.output(file_url(partial), **encoding.options, **options), encoding)
-        return partial.stat().st_size
 
 
 def _concatenated(segments: Sequence[SegmentFile], folder: Path, fps: float | Fraction) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,25 @@ FOLDER_TAGS = "video.json"
 
 
 def output_options(
-    format: Format, metadata: Mapping[str, str], muxer: str | None = None
+    format: Format, muxer: str, metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """ffmpeg's options of an output file: container, tags, nothing of the machine.
 
     Args:
         format: of the whole.
+        muxer: ffmpeg's name of the container; of a segment it may be another than the whole's.
         metadata: tags; left out where the format holds none.
-        muxer: ffmpeg's name of a container other than the format's own, for a segment.
     """
     options: dict[str, Any] = {
-        "format": muxer or format.muxer,
+        "format": muxer,
         # No version of the muxer in the file.
         "fflags": "+bitexact",
         "flags": "+bitexact",
     }
-    if options["format"] == format.muxer:
+    if muxer == format.muxer:
         options |= format.options
-    tags = metadata if format.tags else {}
-    if options["format"] in ("mp4", "mov"):
+    tags = metadata if metadata and format.tags else {}
+    if muxer in ("mp4", "mov"):
         options["movflags"] = "+faststart"
         if not tags.keys() <= _MP4_TAGS:
             options["movflags"] += "+use_metadata_tags"  # or ffmpeg drops what MP4 does not know
@@ -71,35 +70,6 @@ def write_folder_tags(
     facts = {"fps": str(Fraction(str(fps))), "num_frames": num_frames, **metadata}
     text = json.dumps(facts, indent=2, ensure_ascii=True)
     (folder / FOLDER_TAGS).write_text(f"{text}\n", encoding="ascii")
-
-
-def bytes_of(path: Path) -> int:
-    """Size of a file, or of all files of a folder."""
-    return sum(file.stat().st_size for file in _files(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file; of a folder, that of its files' names and digests in order."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return _file_digest(file)
-    lines = (f"{sha256_of(file)}  {file.name}\n" for file in _files(path))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(path.iterdir())
-
-
-def _file_digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(file):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Any) -> Iterator[bytes]:
-    return iter(lambda: file.read(1 << 20), b"")
 
 
 def _checked_key(key: str) -> str:

@@ -33,10 +33,9 @@ from glc_ray.media.decode import Frames
 from glc_ray.media.encode import Timed, encode_frames
 from glc_ray.media.formats import choose
 from glc_ray.media.join import SegmentFile, join_segments
-from glc_ray.media.muxing import bytes_of, sha256_of
 from glc_ray.media.whole_file import whole_file, whole_folder
 
-__all__ = ["JoinReport", "SegmentFile", "SegmentReport", "encode_segment", "join", "segment_suffix"]
+__all__ = ["JoinReport", "SegmentFile", "SegmentReport", "encode_segment", "join"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,6 @@ class SegmentReport:
     num_frames: int
     width: int
     height: int
-    size_bytes: int
-    sha256: str
-    """Of the file; of a folder, that of its files' names and digests (``muxing.sha256_of``)."""
     decode_s: float
     """Seconds of waiting for frames."""
     encode_s: float
@@ -60,15 +56,7 @@ class JoinReport:
     """What was joined."""
 
     num_frames: int
-    size_bytes: int
-    sha256: str
-    """As in ``SegmentReport``."""
     join_s: float
-
-
-def segment_suffix(settings: EncodeSpec, *, program: str | None = None) -> str:
-    """Of a segment's file name; empty for formats whose segments are folders."""
-    return choose(settings, program=program).segment_suffix
 
 
 def encode_segment(
@@ -85,7 +73,7 @@ def encode_segment(
     Args:
         batches: its frames (frames, height, width, 3) RGB of the bit depth that ``formats.check``
             says, taken one batch at a time.
-        path: the file, named with ``segment_suffix``, or the folder.
+        path: the file, named with ``Encoding.segment_suffix``, or the folder.
         first_frame: its first frame in the whole video; the file names of a folder begin there, and
             nothing else depends on it.
         fps: frames per second.
@@ -110,11 +98,8 @@ def encode_segment(
             muxer=encoding.segment_muxer,
             first_frame=first_frame,
         )
-        size_bytes, sha256 = bytes_of(partial), sha256_of(partial)
     encode_s = time.perf_counter() - started - source.waited_s
-    return SegmentReport(
-        size.num_frames, size.width, size.height, size_bytes, sha256, source.waited_s, encode_s
-    )
+    return SegmentReport(size.num_frames, size.width, size.height, source.waited_s, encode_s)
 
 
 def join(
@@ -145,6 +130,6 @@ def join(
     """
     encoding = choose(settings, program=program)
     started = time.perf_counter()
-    size_bytes = join_segments(segments, path, fps=fps, encoding=encoding, metadata=metadata or {})
+    join_segments(segments, path, fps=fps, encoding=encoding, metadata=metadata or {})
     num_frames = sum(segment.num_frames for segment in segments)
-    return JoinReport(num_frames, size_bytes, sha256_of(path), time.perf_counter() - started)
+    return JoinReport(num_frames, time.perf_counter() - started)

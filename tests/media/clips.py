@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
+
+from glc_ray.config import EncodeSpec
+from glc_ray.media.encode import encode_frames
+from glc_ray.media.formats import choose
+from glc_ray.media.segments import SegmentFile, SegmentReport, encode_segment, join
 
 
 def moving_texture(num_frames: int, bit_depth: int = 8, height: int = 64, width: int = 96):
@@ -22,6 +29,44 @@ def moving_texture(num_frames: int, bit_depth: int = 8, height: int = 64, width:
     light = np.stack([0.15 + 0 * x, 0.2 * x / width, 0.3 * y / height], -1)
     levels = 2**bit_depth - 1
     return np.round((grey + light).clip(0, 1) * levels).astype(f"u{bit_depth // 8}")
+
+
+def segment_suffix(settings: EncodeSpec) -> str:
+    """Of a segment's file name; empty for formats whose segments are folders."""
+    return choose(settings).segment_suffix
+
+
+def encode(
+    batches: Iterable[np.ndarray],
+    path: Path,
+    *,
+    fps: float = 8,
+    settings: EncodeSpec | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> SegmentReport:
+    """A video of one segment, as a render makes it: encoded, then joined to ``path``."""
+    settings = settings or EncodeSpec()
+    segment = path.with_name(f"segment of {path.name}{segment_suffix(settings)}")
+    report = encode_segment(batches, segment, first_frame=0, fps=fps, settings=settings)
+    pieces = [SegmentFile(segment, report.num_frames)]
+    join(pieces, path, fps=fps, settings=settings, metadata=metadata)
+    shutil.rmtree(segment) if segment.is_dir() else segment.unlink()
+    return report
+
+
+def encode_in_one_piece(
+    batches: Iterable[np.ndarray], path: Path, *, fps: float, settings: EncodeSpec
+) -> None:
+    """The frames straight into the container of the whole, without a segment or a join."""
+    encoding = choose(settings)
+    if not encoding.format.suffix:
+        path.mkdir()
+    encode_frames(batches, path, fps=fps, encoding=encoding, muxer=encoding.format.muxer)
+
+
+def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    """Bytes of the files of a folder, by name."""
+    return {file.name: file.read_bytes() for file in folder.glob(pattern)}
 
 
 def read(path: Path, pixels: str = "rgb24") -> tuple[list[Fraction], np.ndarray]:

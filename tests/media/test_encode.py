@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from glc_ray.config import EncodeSpec
-from glc_ray.media.encode import VideoWriter, encode_video
+from glc_ray.media.encode import VideoWriter
 from glc_ray.media.ffmpeg import FFmpegError, find_ffmpeg
 from glc_ray.media.formats import choose
+from glc_ray.media.segments import SegmentReport, encode_segment
 from glc_ray.protocols import UserError
+from tests.media.clips import encode, names
 
 FAST = EncodeSpec(preset="ultrafast")
 NASTY = 'it\'s "a"; b=c:d,\\e\n#-y %s $(id) `id` 日本 🎈'
@@ -46,8 +48,9 @@ def read_tags(path: Path) -> dict[str, str]:
         return dict(container.metadata)
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
+def segment(batches, path: Path, settings: EncodeSpec | None = None, **options) -> SegmentReport:
+    settings = settings or EncodeSpec()
+    return encode_segment(batches, path, first_frame=0, fps=8, settings=settings, **options)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -57,15 +60,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("video") / "video.mp4"
-    encode_video(make_batches(), path, fps=8)
+    encode(make_batches(), path)
     return path
 
 
 def test_report(tmp_path):
-    path = tmp_path / "video.mp4"
-    report = encode_video(make_batches(), path, fps=8)
+    report = segment(make_batches(), tmp_path / "video.mp4")
     assert (report.num_frames, report.width, report.height) == (25, 48, 32)
-    assert report.size_bytes == path.stat().st_size
     assert report.decode_s > 0
     assert report.encode_s > 0
 
@@ -76,7 +77,7 @@ def test_seconds_of_waiting_for_frames_count_as_decode(tmp_path):
             threading.Event().wait(0.2)
             yield frames
 
-    report = encode_video(slow(), tmp_path / "video.mp4", fps=8, settings=FAST)
+    report = segment(slow(), tmp_path / "video.mp4", FAST)
     assert report.decode_s >= 0.4
 
 
@@ -103,7 +104,7 @@ def test_colours_are_converted_and_tagged_bt709(video):
 def test_luma_is_that_of_bt709(tmp_path):
     red = np.zeros((1, 16, 16, 3), np.uint8)
     red[..., 0] = 255
-    encode_video([red], tmp_path / "red.mp4", fps=8, settings=EncodeSpec(crf=0))
+    encode([red], tmp_path / "red.mp4", settings=EncodeSpec(crf=0))
     with av.open(str(tmp_path / "red.mp4")) as container:
         luma = next(container.decode(video=0)).to_ndarray()[:16]
     # 16 + 219 * 0.2126 by BT.709; 81 would be BT.601.
@@ -126,39 +127,39 @@ def test_header_comes_before_the_data(video):
 
 @pytest.mark.parametrize(("fps", "rate"), [(29.97, Fraction(2997, 100)), (8.0, 8), (0.5, 0.5)])
 def test_fractional_rates(tmp_path, fps, rate):
-    encode_video(make_batches((5,)), tmp_path / "video.mp4", fps=fps, settings=FAST)
+    encode(make_batches((5,)), tmp_path / "video.mp4", fps=fps, settings=FAST)
     with av.open(str(tmp_path / "video.mp4")) as container:
         assert container.streams.video[0].average_rate == rate
         assert container.streams.video[0].frames == 5
 
 
 def test_one_frame(tmp_path):
-    encode_video(make_batches((1,)), tmp_path / "video.mp4", fps=8, settings=FAST)
+    encode(make_batches((1,)), tmp_path / "video.mp4", settings=FAST)
     assert len(read_video(tmp_path / "video.mp4")) == 1
 
 
 def test_same_frames_give_the_same_bytes(tmp_path, video):
     # In other batches too: ffmpeg sees one stream of pixels.
-    encode_video(make_batches((3, 22)), tmp_path / "again.mp4", fps=8)
+    encode(make_batches((3, 22)), tmp_path / "again.mp4")
     assert (tmp_path / "again.mp4").read_bytes() == video.read_bytes()
 
 
 def test_quality_and_effort_reach_the_encoder(tmp_path, video):
     settings = EncodeSpec(crf=40, preset="veryfast")
-    report = encode_video(make_batches(), tmp_path / "small.mp4", fps=8, settings=settings)
-    assert report.size_bytes < video.stat().st_size
+    encode(make_batches(), tmp_path / "small.mp4", settings=settings)
+    assert (tmp_path / "small.mp4").stat().st_size < video.stat().st_size
 
 
 def test_frames_of_any_memory_layout(tmp_path):
     batches = [np.asfortranarray(frames) for frames in make_batches((4,))]
-    encode_video(batches, tmp_path / "video.mp4", fps=8)
+    encode(batches, tmp_path / "video.mp4")
     assert psnr(read_video(tmp_path / "video.mp4"), batches[0]) > 38
 
 
 def test_metadata_with_any_characters(tmp_path):
     path = tmp_path / "video.mp4"
     tags = {"title": NASTY, "comment": "-i /etc/passwd"}
-    encode_video(make_batches((1,)), path, fps=8, settings=FAST, metadata=tags)
+    encode(make_batches((1,)), path, settings=FAST, metadata=tags)
     read = read_tags(path)
     assert (read["title"], read["comment"]) == (NASTY, "-i /etc/passwd")
 
@@ -166,33 +167,33 @@ def test_metadata_with_any_characters(tmp_path):
 def test_metadata_keys_that_mp4_does_not_know(tmp_path):
     path = tmp_path / "video.mp4"
     tags = {"title": NASTY, "seed": "7", "specification_hash": "ab" * 32}
-    encode_video(make_batches((1,)), path, fps=8, settings=FAST, metadata=tags)
+    encode(make_batches((1,)), path, settings=FAST, metadata=tags)
     assert tags.items() <= read_tags(path).items()
 
 
 def test_metadata_that_no_argument_can_hold(tmp_path):
     path = tmp_path / "video.mp4"
     tags = {"title": "nul \0 and \udc80 surrogate", "comment": ""}
-    encode_video(make_batches((1,)), path, fps=8, settings=FAST, metadata=tags)
+    encode(make_batches((1,)), path, settings=FAST, metadata=tags)
     assert read_tags(path)["title"] == "nul � and ? surrogate"
 
 
 def test_metadata_keys_are_checked(tmp_path):
     with pytest.raises(ValueError, match="metadata key 'a=b': use ASCII letters"):
-        encode_video(make_batches(), tmp_path / "video.mp4", fps=8, metadata={"a=b": "c"})
+        encode(make_batches(), tmp_path / "video.mp4", metadata={"a=b": "c"})
 
 
 @pytest.mark.parametrize("name", ["-y.mp4", "a:b.mp4", "50%d 'x'.mp4", "日本.mp4"])
 def test_file_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    encode_video(make_batches((1,)), Path(name), fps=8, settings=FAST)
+    encode(make_batches((1,)), Path(name), settings=FAST)
     assert names(tmp_path) == [name]
 
 
 def test_an_older_file_is_replaced_and_readable_by_others(tmp_path):
     path = tmp_path / "video.mp4"
     path.write_text("old")
-    encode_video(make_batches((1,)), path, fps=8, settings=FAST)
+    encode(make_batches((1,)), path, settings=FAST)
     assert len(read_video(path)) == 1
     plain = tmp_path / "plain"
     plain.touch()
@@ -202,7 +203,7 @@ def test_an_older_file_is_replaced_and_readable_by_others(tmp_path):
 class TestFailures:
     def test_odd_sizes(self, tmp_path):
         with pytest.raises(UserError) as error:
-            encode_video(make_batches((1,), height=31, width=47), tmp_path / "v.mp4", fps=8)
+            segment(make_batches((1,), height=31, width=47), tmp_path / "v.mp4")
         assert str(error.value) == (
             "the picture is 47 x 31 pixels, but yuv420p halves the colour and needs even sides; "
             "use 46 x 30 or 48 x 32, or encode.pix_fmt = 'yuv444p', which takes any size"
@@ -211,14 +212,14 @@ class TestFailures:
 
     def test_no_frames(self, tmp_path):
         with pytest.raises(ValueError, match="no frames"):
-            encode_video([], tmp_path / "video.mp4", fps=8)
+            segment([], tmp_path / "video.mp4")
 
     @pytest.mark.parametrize(
         "bad", [np.zeros((1, 16, 48, 3), np.uint8), np.zeros((1, 32, 48, 3), np.float32)]
     )
     def test_frames_that_do_not_fit(self, tmp_path, bad):
         with pytest.raises(ValueError, match="expected uint8 frames"):
-            encode_video([*make_batches((1,)), bad], tmp_path / "video.mp4", fps=8)
+            segment([*make_batches((1,)), bad], tmp_path / "video.mp4")
         assert names(tmp_path) == []
 
     def test_a_source_that_raises_leaves_nothing_and_keeps_the_old_file(self, tmp_path):
@@ -231,7 +232,7 @@ class TestFailures:
             raise ArithmeticError("frame 17")
 
         with pytest.raises(ArithmeticError, match="frame 17"):
-            encode_video(failing(), path, fps=8)
+            segment(failing(), path)
         assert names(tmp_path) == ["video.mp4"]
         assert path.read_text() == "old"
 
@@ -239,18 +240,20 @@ class TestFailures:
         # There is no such card here, or it is not free.
         settings = EncodeSpec(encoder="h264_nvenc")
         with pytest.raises(FFmpegError, match=r"(?s)failed with exit code \d+:.*h264_nvenc"):
-            encode_video(make_batches((400,)), tmp_path / "video.mp4", fps=8, settings=settings)
+            segment(make_batches((400,)), tmp_path / "video.mp4", settings)
         assert names(tmp_path) == []
 
     def test_a_folder_that_is_not_there(self, tmp_path):
         with pytest.raises(FFmpegError, match="No such file or directory"):
-            encode_video(make_batches(), tmp_path / "nowhere" / "video.mp4", fps=8)
+            segment(make_batches(), tmp_path / "nowhere" / "video.mp4")
 
     def test_ffmpeg_is_killed_in_the_middle(self, tmp_path):
         def write_and_kill():
             encoding = choose(EncodeSpec())
             path = tmp_path / "video.mp4"
-            with VideoWriter(path, width=48, height=32, fps=8, encoding=encoding) as writer:
+            with VideoWriter(
+                path, width=48, height=32, fps=8, encoding=encoding, muxer="mp4"
+            ) as writer:
                 writer.write(next(make_batches((1,))))
                 os.kill(writer._process._process.pid, signal.SIGKILL)
                 for frames in make_batches((200,) * 5):
@@ -263,7 +266,12 @@ class TestFailures:
         with (
             pytest.raises(FFmpegError) as error,
             VideoWriter(
-                Path("/dev/full"), width=48, height=32, fps=8, encoding=choose(EncodeSpec())
+                Path("/dev/full"),
+                width=48,
+                height=32,
+                fps=8,
+                encoding=choose(EncodeSpec()),
+                muxer="mp4",
             ) as writer,
         ):
             writer.write(next(make_batches((20,))))
@@ -284,7 +292,7 @@ class TestFailures:
             noise = np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), np.uint8)
             settings = EncodeSpec(format=name)
             with pytest.raises(FFmpegError, match="because the disk that it writes to is full"):
-                encode_video([noise] * 10, disk / "video", fps=8, settings=settings)
+                segment([noise] * 10, disk / "video", settings)
             assert names(disk) == []
         finally:
             subprocess.run(["umount", str(disk)], check=True)
@@ -299,7 +307,7 @@ class TestFailures:
         )
         program.chmod(0o755)
         with pytest.raises(FFmpegError, match="failed with exit code 3") as error:
-            encode_video(make_batches(), tmp_path / "v.mp4", fps=8, program=str(program))
+            segment(make_batches(), tmp_path / "v.mp4", program=str(program))
         lines = str(error.value).splitlines()
         assert len(lines) == 21
         assert lines[-1] == "the last words"
@@ -339,7 +347,7 @@ class TestFind:
             yield
 
         with pytest.raises(UserError) as error:
-            encode_video(never(), tmp_path / "video.mp4", fps=8)
+            segment(never(), tmp_path / "video.mp4")
         assert str(error.value) == (
             "no ffmpeg: the package imageio-ffmpeg carries none for this platform and there is "
             "none on PATH; install ffmpeg (apt install ffmpeg, conda install ffmpeg) or name one "

@@ -13,12 +13,12 @@ import pytest
 from pydantic import ValidationError
 
 from glc_ray.config import EncodeSpec
-from glc_ray.media.encode import encode_video
 from glc_ray.media.encoders import PIXEL_FORMATS
 from glc_ray.media.ffmpeg import FFmpegError, encoders_of, find_ffmpeg
 from glc_ray.media.formats import FORMATS, check, choose
+from glc_ray.media.segments import encode_segment
 from glc_ray.protocols import UserError
-from tests.media.clips import moving_texture, names, psnr, read, read_folder
+from tests.media.clips import encode, moving_texture, names, psnr, read, read_folder
 
 ENCODERS = {encoder.name: encoder for format in FORMATS.values() for encoder in format.encoders}
 PROGRAM = find_ffmpeg()
@@ -115,7 +115,7 @@ def test_colours_are_converted_and_tagged(tmp_path, name, pix_fmt):
     encoding = check(settings, 96, 64)
     source = moving_texture(3, encoding.bit_depth)
     path = tmp_path / f"v{encoding.format.suffix}"
-    encode_video([source], path, fps=8, settings=settings)
+    encode([source], path, settings=settings)
     codec_name, pixels, colour = STORED[name, pix_fmt]
     with av.open(str(path)) as container:
         codec = container.streams.video[0].codec_context
@@ -134,7 +134,7 @@ def test_ten_bits_hold_more_than_eight(tmp_path, name, pix_fmt):
     source = np.broadcast_to(ramp[None, None, :, None], (1, 64, 96, 3))
     settings = EncodeSpec(format=name, pix_fmt=pix_fmt, crf=1)
     path = tmp_path / f"v{FORMATS[name].suffix}"
-    encode_video([source], path, fps=8, settings=settings)
+    encode([source], path, settings=settings)
     decoded = read(path, "rgb48le")[1]
     assert len(np.unique(decoded[0, 32, :, 1])) > 8
     assert np.abs(decoded.astype(int) - source).max() < 257
@@ -143,18 +143,18 @@ def test_ten_bits_hold_more_than_eight(tmp_path, name, pix_fmt):
 class TestPictures:
     def test_16_bit_png(self, tmp_path):
         settings, source = EncodeSpec(format="png", pix_fmt="rgb48be"), moving_texture(2, 16)
-        encode_video([source], tmp_path / "v", fps=8, settings=settings)
+        encode([source], tmp_path / "v", settings=settings)
         np.testing.assert_array_equal(read_folder(tmp_path / "v", "rgb48le"), source)
 
     def test_png_says_that_it_is_srgb(self, tmp_path):
-        encode_video([moving_texture(1)], tmp_path / "v", fps=8, settings=EncodeSpec(format="png"))
+        encode([moving_texture(1)], tmp_path / "v", settings=EncodeSpec(format="png"))
         assert b"sRGB" in (tmp_path / "v" / "frame_000000.png").read_bytes()
 
     def test_exr_holds_linear_light_in_half_floats(self, tmp_path):
         source = np.zeros((1, 16, 16, 3), np.uint16)
         # IEC 61966-2-1: half of the display value is 0.214 of the light.
         source[..., 0], source[..., 1], source[..., 2] = 65535, 32768, 2621
-        encode_video([source], tmp_path / "v", fps=8, settings=EncodeSpec(format="exr"))
+        encode([source], tmp_path / "v", settings=EncodeSpec(format="exr"))
         data = (tmp_path / "v" / "frame_000000.exr").read_bytes()
         # Channel list: name, 0, type 1 for half.
         assert all(channel + b"\0\1\0\0\0" in data for channel in (b"R", b"G", b"B"))
@@ -185,7 +185,8 @@ def test_quality_falls_as_crf_rises_in_every_scale(tmp_path):
             settings = EncodeSpec(format=name, crf=crf)
             source = moving_texture(4, check(settings, 96, 64).bit_depth)
             path = tmp_path / f"v{FORMATS[name].suffix}"
-            sizes.append(encode_video([source], path, fps=8, settings=settings).size_bytes)
+            encode([source], path, settings=settings)
+            sizes.append(path.stat().st_size)
         assert sizes[1] < 0.7 * sizes[0], name
 
 
@@ -296,12 +297,20 @@ class TestMistakes:
             yield
 
         with pytest.raises(UserError, match=r"encode.crf = 99"):
-            encode_video(never(), tmp_path / "v.mp4", fps=8, settings=EncodeSpec(crf=99))
+            encode_segment(
+                never(),
+                tmp_path / "v.mp4",
+                first_frame=0,
+                fps=8,
+                settings=EncodeSpec(crf=99),
+            )
 
     def test_frames_of_the_wrong_depth(self, tmp_path):
         settings = EncodeSpec(format="prores")
         with pytest.raises(ValueError, match="expected uint16 frames"):
-            encode_video([moving_texture(1)], tmp_path / "v.mov", fps=8, settings=settings)
+            encode_segment(
+                [moving_texture(1)], tmp_path / "v.mov", first_frame=0, fps=8, settings=settings
+            )
         assert names(tmp_path) == []
 
     @pytest.mark.parametrize("encoder", ["h264_nvenc", "h264_qsv", "h264_vaapi"])
@@ -311,9 +320,10 @@ class TestMistakes:
         # A build that loads VA-API's library at run time aborts where it is missing.
         ended = r"^ffmpeg (failed with exit code \d+|was killed by signal 6):\n.+"
         with pytest.raises(FFmpegError, match=ended):
-            encode_video(
+            encode_segment(
                 [moving_texture(40)] * 10,
                 tmp_path / "v.mp4",
+                first_frame=0,
                 fps=8,
                 settings=EncodeSpec(encoder=encoder),
             )
