@@ -224,7 +224,8 @@ def main(
         quiet=False,
         **given,
     )
-    from glc_ray.store.output import MANIFEST, Output
+    from glc_ray.store.output import Output
+    from glc_ray.store.paths import MANIFEST
 
     place = Output(output)
     click.echo(

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glc_ray.protocols import UserError
-from glc_ray.store.output import MANIFEST, Output
+from glc_ray.store.output import Output
+from glc_ray.store.paths import MANIFEST
 
 
 @dataclass(frozen=True)

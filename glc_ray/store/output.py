@@ -16,7 +16,6 @@ import pyarrow as pa
 from pyarrow import fs
 
 from glc_ray.protocols import UserError
-from glc_ray.store.paths import MANIFEST, contact_sheet_path, video_path
 from glc_ray.store.storage import (
     PARTIAL,
     StorageError,
@@ -29,8 +28,6 @@ from glc_ray.store.storage import (
     remove_abandoned,
     upload,
 )
-
-__all__ = ["MANIFEST", "Output", "StorageError", "StoredFile", "contact_sheet_path", "video_path"]
 
 _COPY_BYTES = 1 << 20
 _TRIES = 20

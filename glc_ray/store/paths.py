@@ -18,11 +18,6 @@ def video_path(name: str, suffix: str = ".mp4") -> str:
     return f"videos/{name}{suffix}"
 
 
-def frame_path(index: int, suffix: str = ".png") -> str:
-    """Path of a frame below the folder of its video."""
-    return f"frame_{index:06d}{suffix}"
-
-
 def contact_sheet_path(name: str) -> str:
     """Path of a contact sheet below the output."""
     return f"contact_sheets/{name}.png"

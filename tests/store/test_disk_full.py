@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from glc_ray.store.latents import save_latents
-from glc_ray.store.output import Output, StorageError
+from glc_ray.store.output import Output
+from glc_ray.store.storage import StorageError
 
 
 @pytest.fixture
@@ -73,7 +74,8 @@ def test_read_only_disk(small_disk: Path) -> None:
 _WITH_A_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
-from glc_ray.store.output import Output, StorageError
+from glc_ray.store.output import Output
+from glc_ray.store.storage import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 output = Output(sys.argv[1])
 output.prepare()

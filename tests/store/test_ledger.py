@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glc_ray.store.ledger import Ledger, SegmentEntry
-from glc_ray.store.output import Output, StoredFile
+from glc_ray.store.output import Output
+from glc_ray.store.storage import StoredFile
 
 VIDEO = "0123456789abcdef"
 SETTINGS = "fedcba9876543210" * 4

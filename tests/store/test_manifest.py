@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from glc_ray.store import manifest
-from glc_ray.store.output import MANIFEST, Output
+from glc_ray.store.output import Output
+from glc_ray.store.paths import MANIFEST
 from tests.store.bucket_server import BucketServer, denied
 from tests.store.test_store import RECORD
 

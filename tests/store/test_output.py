@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from glc_ray.protocols import UserError
-from glc_ray.store.output import Output, StorageError
-from glc_ray.store.paths import frame_path, latents_path, video_path, work_latents_path
+from glc_ray.store.output import Output
+from glc_ray.store.paths import latents_path, video_path, work_latents_path
+from glc_ray.store.storage import StorageError
 from tests.store.bucket_server import READ_ONLY_BUCKET, BucketServer, denied
 
 # More than two parts of a multipart upload, which has parts of 10 MiB.
@@ -83,9 +84,9 @@ def test_a_folder_takes_the_place_of_an_older_one(output: Output, tmp_path: Path
     frames = tmp_path / "frames"
     frames.mkdir()
     for index in range(3):
-        (frames / frame_path(index)).write_bytes(b"frame")
+        (frames / f"frame_{index:06d}.png").write_bytes(b"frame")
     assert output.put_folder(frames, video_path("name", "")) == 15
-    (frames / frame_path(2)).unlink()
+    (frames / "frame_000002.png").unlink()
     assert output.put_folder(frames, video_path("name", "")) == 10
     assert _paths(output) == ["videos/name/frame_000000.png", "videos/name/frame_000001.png"]
 
