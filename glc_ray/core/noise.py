@@ -144,4 +144,6 @@ def reinitialise(
         temporal_cutoff=temporal_cutoff,
     )
     shuffled_BFCHW = shuffled_noise(shape_BFCHW, window_size, noise, chunk_size=chunk_size)
-    return frequency_mix(shuffled_BFCHW, noise.normal(shape_BFCHW), low_pass_FHW)
+    mixed_BFCHW = frequency_mix(shuffled_BFCHW, noise.normal(shape_BFCHW), low_pass_FHW)
+    # Row by row in memory, as latents that are read from a file: sums round by the layout.
+    return mixed_BFCHW.contiguous()
