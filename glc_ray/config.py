@@ -347,6 +347,15 @@ class ActorResources(_Spec):
     """GPUs each; fractions share one."""
 
 
+class DenoiserResources(ActorResources):
+    """The pool, and when one of it is given up."""
+
+    patience: Annotated[float, Field(gt=1)] = 10
+    """A denoiser that takes this many times as long as is usual for a batch is replaced."""
+    least_patience_s: Annotated[float, Field(gt=0)] = 600
+    """But none is before this many seconds: a first batch may wait for a compiler."""
+
+
 class DecoderResources(ActorResources):
     """By default decoders share the denoisers' CPUs and reserve none of their own."""
 
@@ -363,15 +372,29 @@ class CoordinatorResources(_Spec):
     """Logical CPUs each."""
 
 
+class CheckpointSpec(_Spec):
+    """How often the state of a video that is denoised is stored, between two steps."""
+
+    every_steps: Count = 1
+    """Steps from one to the next, at least."""
+    every_s: Share = 0
+    """Seconds from one to the next, at least."""
+    max_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of a video's time that writing may take; what would take more waits. 0 writes none but
+    when the run is stopped."""
+
+
 class ResourcesSpec(_Spec):
     """Where the work is done; on machines of one kind it never changes a bit of the result."""
 
-    denoisers: ActorResources = ActorResources()
+    denoisers: DenoiserResources = DenoiserResources()
     """Window forwards; count is --workers."""
     coordinators: CoordinatorResources = CoordinatorResources()
     """Videos denoised at once."""
     decoders: DecoderResources = DecoderResources()
     """Videos decoded and encoded at once."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """What is stored in the middle of a video, so that it goes on there after a crash."""
     wait_for_nodes: bool = False
     """Start even where not all actors fit yet: the cluster grows by itself."""
 

@@ -11,19 +11,19 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from glc_ray.runtime.messages import VideoProgress
+from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
 
 _POLL_S = 0.5
 _LOG_EVERY_S = 10.0
 
 
 class _Display(Protocol):
-    def show(self, videos: list[VideoProgress]) -> None: ...
+    def show(self, board: BoardSnapshot) -> None: ...
 
 
 @contextmanager
 def watching(
-    source: Callable[[], list[VideoProgress]], num_videos: int, console: Console
+    source: Callable[[], BoardSnapshot], num_videos: int, console: Console
 ) -> Iterator[None]:
     """Poll ``source`` and show it until the block ends."""
     stop = threading.Event()
@@ -76,8 +76,8 @@ class _Bars:
         if num_videos > 1:
             self._all = progress.add_task("videos", total=num_videos, detail="")
 
-    def show(self, videos: list[VideoProgress]) -> None:
-        for video in videos:
+    def show(self, board: BoardSnapshot) -> None:
+        for video in (*board.in_work, *board.ended):
             if video.name not in self._bars:
                 self._bars[video.name] = self._progress.add_task(video.name[:18], detail="")
             self._progress.update(
@@ -85,10 +85,10 @@ class _Bars:
                 completed=fraction(video),
                 total=1,
                 detail=describe(video, self._eta.of(video)),
-                visible=self._all is None or video.state not in ("done", "failed"),
+                visible=self._all is None or video.state not in FINAL_STATES,
             )
         if self._all is not None:
-            finished = sum(video.state in ("done", "failed") for video in videos)
+            finished = sum(board.counts.values())
             detail = f"{finished} of {self._num_videos}"
             self._progress.update(self._all, completed=finished, detail=detail)
 
@@ -102,13 +102,13 @@ class _Lines:
         self._eta = _Eta()
         self._said: dict[str, tuple[str, float]] = {}
 
-    def show(self, videos: list[VideoProgress]) -> None:
-        finished = sum(video.state in ("done", "failed") for video in videos)
-        for video in videos:
+    def show(self, board: BoardSnapshot) -> None:
+        finished = sum(board.counts.values())
+        for video in (*board.in_work, *board.ended):
             state, at = self._said.get(video.name, ("", 0.0))
             now = time.monotonic()
             eta = self._eta.of(video)
-            is_final = video.state in ("done", "failed")
+            is_final = video.state in FINAL_STATES
             if video.state == state and (is_final or now - at < _LOG_EVERY_S):
                 continue
             self._said[video.name] = (video.state, now)
@@ -152,7 +152,7 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
 
 def fraction(video: VideoProgress) -> float:
     """How much of a video is done, 0 to 1; denoising is taken for nine tenths of it."""
-    if video.state in ("done", "failed"):
+    if video.state in FINAL_STATES:
         return 1.0
     if video.state == "decoding":
         return 0.9 + 0.1 * video.frames_done / max(video.num_frames, 1)

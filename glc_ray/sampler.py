@@ -25,6 +25,7 @@ from glc_ray.protocols import (
     Denoiser,
     Method,
     NoiseScheduler,
+    SchedulerState,
     StepPlan,
     Window,
 )
@@ -47,6 +48,21 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Everything that sampling needs to go on between two steps."""
+
+    step_index: int
+    """The step that comes next."""
+    latents_BFCHW: Tensor
+    """What it starts from, (1, K, C, H, W) float32."""
+    scheduler: SchedulerState
+    """Of the noise scheduler, its generator's state among it."""
+
+
+OnBoundary = Callable[[Boundary], None]
 
 
 @torch.no_grad()
@@ -110,20 +126,50 @@ def sample(
     return latents_BFCHW
 
 
-def sample_job(job: VideoJob, denoiser: Denoiser, *, on_step: OnStep | None = None) -> Tensor:
-    """Render the latents of a job, from its seed's noise on: (1, K, C, H, W) float32."""
+def sample_job(
+    job: VideoJob,
+    denoiser: Denoiser,
+    *,
+    start: Boundary | None = None,
+    on_step: OnStep | None = None,
+    on_boundary: OnBoundary | None = None,
+) -> Tensor:
+    """Render the latents of a job, (1, K, C, H, W) float32.
+
+    Args:
+        job: what to render.
+        denoiser: gives the predictions of its windows.
+        start: where to go on, to the same bits; None begins with the seed's noise.
+        on_step: called after each step with its report and the new latents.
+        on_boundary: called after each step but the last with what the next needs. It holds
+            references, not copies: nothing of it is changed later.
+    """
     pipeline = job.pipeline
     facts = backbones.facts(pipeline.model)
     method = methods.create(job, facts)
     # One source for the first noise and for a stochastic scheduler's, as in diffusers' pipelines.
     noise = SeededNoise(job.seed, channels_first=facts.channels_first_noise)
-    latents_BFCHW = method.initial_noise(facts.latents_shape(pipeline.video.num_frames), noise)
+    scheduler = backbones.load_scheduler(pipeline.model, pipeline.sampling, noise.generator)
+    if start is None:
+        shape = facts.latents_shape(pipeline.video.num_frames)
+        latents_BFCHW = method.initial_noise(shape, noise)
+    else:
+        latents_BFCHW = start.latents_BFCHW
+        scheduler.restore(start.scheduler)
+
+    def after_step(report: StepReport, latents: Tensor) -> None:
+        if on_step is not None:
+            on_step(report, latents)
+        if on_boundary is not None and report.step_index + 1 < report.num_steps:
+            on_boundary(Boundary(report.step_index + 1, latents, scheduler.state()))
+
     return sample(
         latents_BFCHW,
         method=method,
-        scheduler=backbones.load_scheduler(pipeline.model, pipeline.sampling, noise.generator),
+        scheduler=scheduler,
         denoiser=denoiser,
-        on_step=on_step,
+        start_step=0 if start is None else start.step_index,
+        on_step=after_step,
     )
 
 

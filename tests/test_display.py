@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from glc_ray import display
-from glc_ray.runtime.messages import VideoProgress
+from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
 
+DONE = BoardSnapshot(in_work=(), ended=(VideoProgress("ball", "done"),), counts={"done": 1})
 DENOISING = VideoProgress(
     "ball", "denoising", steps_done=2, num_steps=25, windows_done=4, num_windows=18
 )
@@ -59,11 +60,12 @@ def test_log_has_a_line_a_state_not_a_line_a_poll() -> None:
     polls = iter([DENOISING] * 3)
     asked_often = threading.Event()
 
-    def source() -> list[VideoProgress]:
+    def source() -> BoardSnapshot:
         video = next(polls, None)
-        if video is None:
-            asked_often.set()
-        return [video or VideoProgress("ball", "done")]
+        if video is not None:
+            return BoardSnapshot(in_work=(video,), ended=(), counts={})
+        asked_often.set()
+        return DONE
 
     with display.watching(source, 1, Console(file=stream, width=200)):
         assert asked_often.wait(60)
@@ -75,7 +77,7 @@ def test_source_that_fails_does_not_end_what_is_watched() -> None:
     asked_again = threading.Event()
     calls: list[int] = []
 
-    def source() -> list[VideoProgress]:
+    def source() -> BoardSnapshot:
         calls.append(1)
         if len(calls) > 1:
             asked_again.set()
@@ -88,6 +90,6 @@ def test_source_that_fails_does_not_end_what_is_watched() -> None:
 def test_terminal_shows_a_bar() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)
-    with display.watching(lambda: [VideoProgress("ball", "done")], 1, console):
+    with display.watching(lambda: DONE, 1, console):
         pass
     assert "ball" in stream.getvalue()

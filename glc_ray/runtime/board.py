@@ -1,19 +1,36 @@
-"""The progress board: what every video is doing now, for whoever displays it."""
+"""The board: what every video is doing now, for whoever displays it, and who is to stop."""
 
 from __future__ import annotations
 
-from glc_ray.runtime.messages import VideoProgress
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
+
+_SHOWN = 64
+"""Videos whose end is still shown."""
 
 
 class Board:
-    """An actor that remembers the last report of each video."""
+    """An actor that remembers the last report of each video in work, and counts the others."""
 
     def __init__(self) -> None:
         self._videos: dict[str, VideoProgress] = {}
+        self._ended: deque[VideoProgress] = deque(maxlen=_SHOWN)
+        self._counts: Counter[str] = Counter()
+        self._coordinators: dict[str, Any] = {}
+        self._cancelled: frozenset[str] = frozenset()
+        self._is_ending = False
 
     def report(self, video: str, progress: VideoProgress) -> None:
         """Replace what is known of ``video`` (its specification hash)."""
-        self._videos[video] = progress
+        if progress.state in FINAL_STATES:
+            self._videos.pop(video, None)
+            self._ended.append(progress)
+            self._counts[progress.state] += 1
+        else:
+            self._videos[video] = progress
 
     def decoded(self, video: str, name: str, num_frames: int, total: int) -> None:
         """Count ``num_frames`` more of a video's ``total``, whichever decoder they are from."""
@@ -23,6 +40,34 @@ class Board:
             name, "decoding", frames_done=min(done + num_frames, total), num_frames=total
         )
 
-    def snapshot(self) -> list[VideoProgress]:
-        """The last report of each video, in the order of first reports."""
-        return list(self._videos.values())
+    def snapshot(self) -> BoardSnapshot:
+        """Where all videos stand."""
+        return BoardSnapshot(
+            ended=tuple(self._ended),
+            in_work=tuple(self._videos.values()),
+            counts=dict(self._counts),
+        )
+
+    def attend(self, name: str, coordinator: Any) -> None:
+        """Remember who drives a video."""
+        self._coordinators[name] = coordinator
+
+    def leave(self, name: str) -> None:
+        """Nobody drives a video any more."""
+        self._coordinators.pop(name, None)
+
+    def coordinators(self) -> list[Any]:
+        """Handles of those that drive videos now."""
+        return list(self._coordinators.values())
+
+    def cancel(self, names: Iterable[str], everything: bool) -> None:
+        """Videos of these names are to stop; with ``everything`` all are, and no other begins."""
+        self._cancelled, self._is_ending = frozenset(names), everything
+
+    def is_cancelled(self, name: str) -> bool:
+        """Whether a video is to stop."""
+        return self._is_ending or name in self._cancelled
+
+    def is_ending(self) -> bool:
+        """Whether no other video is to begin."""
+        return self._is_ending

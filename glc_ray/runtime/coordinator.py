@@ -3,86 +3,167 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
+import ray
 import torch
+from torch import Tensor
 
 from glc_ray.backbones.registry import facts
 from glc_ray.config import VideoJob
 from glc_ray.forwards import ForwardPlanner
+from glc_ray.runtime.checkpointer import Checkpointer
+from glc_ray.runtime.errors import CancelledError
+from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.messages import Timings, VideoProgress
-from glc_ray.runtime.pool import PoolDenoiser
-from glc_ray.sampler import StepReport, sample_job
+from glc_ray.runtime.pool_denoiser import PoolDenoiser
+from glc_ray.runtime.rows import video_id
+from glc_ray.sampler import Boundary, StepReport, sample_job
+from glc_ray.store import checkpoint as checkpoints
+from glc_ray.store.latents import save_latents
+from glc_ray.store.output import Output
+from glc_ray.store.paths import work_latents_path
+
+_CONTROL = "control"
+
+
+def start_coordinator(farm: Farm, *, num_cpus: float = 0, threads: int = 1) -> Any:
+    """Start a coordinator actor, which is restarted where it dies; it dies with its owner."""
+    actor = ray.remote(concurrency_groups={_CONTROL: 1})(Coordinator)
+    return actor.options(num_cpus=num_cpus, max_restarts=-1).remote(farm, threads)
+
+
+def checkpoint_now(coordinator: Any) -> Any:
+    """Have a coordinator store what it has, though it is at work; the reference of its answer."""
+    return coordinator.checkpoint.options(concurrency_group=_CONTROL).remote()
 
 
 class Coordinator:
     """Drives the sampling loop of a video with the pool's workers.
 
     Args:
-        workers: handles of the denoiser actors.
-        board: handle of the progress board.
+        farm: what it works with.
         threads: CPU threads for the mathematics on the full latents.
     """
 
-    def __init__(self, workers: list[Any], board: Any, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._workers = workers
-        self._board = board
+    def __init__(self, farm: Farm, threads: int) -> None:
+        self._farm = farm
+        self._threads = threads
+        self._output = Output(farm.output)
+        self._checkpointer: Checkpointer | None = None
 
-    def denoise(self, job: VideoJob, name: str) -> tuple[np.ndarray, Timings]:
-        """Noise to clean latents: (1, K, C, H, W) float32 and what it took.
+    def denoise(self, job: VideoJob, name: str, priority: int = 0) -> Timings:
+        """Noise to clean latents, which are stored; goes on where an earlier attempt came to.
 
         Raises:
             DenoiseError: a window cannot be computed.
+            CancelledError: somebody asked for its end.
         """
-        progress = _Progress(self._board, job, name)
-        progress.loading()
-        start = time.perf_counter()
+        # In the thread that computes: OpenMP's numbers are a thread's own.
+        torch.set_num_threads(self._threads)
+        me = ray.get_runtime_context().current_actor
+        progress = _Progress(self._farm.board, job, name)
+        progress.loading(me)
+        self._checkpointer = checkpointer = Checkpointer(self._output, video_id(job), job)
+        try:
+            latents, timings = self._sample(job, priority, progress, checkpointer)
+        finally:
+            checkpointer.close()
+            progress.leave()
+        metadata = {
+            "job": job.model_dump_json(),
+            "specification_hash": job.specification_hash,
+            "latents_hash": job.latents_hash,
+        }
+        save_latents(self._output, work_latents_path(video_id(job)), latents, metadata)
+        checkpoints.delete(self._output, video_id(job))
+        return timings
+
+    def checkpoint(self) -> None:
+        """Store the state after the last step, from another thread than the one that denoises."""
+        if self._checkpointer is not None:
+            self._checkpointer.flush()
+
+    def _sample(
+        self, job: VideoJob, priority: int, progress: _Progress, checkpointer: Checkpointer
+    ) -> tuple[Tensor, Timings]:
+        start, before = checkpointer.load() or (None, Timings())
+        if start is not None:
+            before = replace(before, resumed_at_step=start.step_index)
+            progress.steps_done = start.step_index
+        begun = time.perf_counter()
         denoiser = PoolDenoiser(
-            self._workers,
+            self._farm.pool,
+            self._farm.workers,
             ForwardPlanner(job, facts(job.pipeline.model)),
+            priority=priority,
             on_windows=progress.windows,
         )
-        prompt_s = time.perf_counter() - start
-        latents = sample_job(job, denoiser, on_step=progress.step)
-        timings = Timings(
-            prompt_s=prompt_s,
-            denoise_s=sum(step.denoise_s for step in progress.steps),
-            fuse_s=sum(step.fuse_s for step in progress.steps),
-            update_s=sum(step.update_s for step in progress.steps),
-            forward_s=denoiser.forward_s,
-            num_windows=denoiser.num_windows,
-            anchor_forwards=denoiser.anchor_forwards,
-        )
-        return latents.numpy(), timings
+        prompt_s = time.perf_counter() - begun
+
+        def timings() -> Timings:
+            return before + progress.timings(denoiser, prompt_s)
+
+        def offer(boundary: Boundary) -> None:
+            checkpointer.offer(boundary, timings())
+
+        try:
+            latents = sample_job(
+                job, denoiser, start=start, on_step=progress.step, on_boundary=offer
+            )
+        finally:
+            denoiser.close()
+        total = timings()
+        return latents, replace(total, checkpoint_s=total.checkpoint_s + checkpointer.write_s)
 
 
 class _Progress:
-    """Tells the board; never waits for it."""
+    """Tells the board, and hears from it whether to go on."""
 
     def __init__(self, board: Any, job: VideoJob, name: str) -> None:
-        self.steps: list[StepReport] = []
+        self.steps_done = 0
+        self._steps: list[StepReport] = []
         self._board = board
         self._key = job.specification_hash
         self._name = name
         self._num_steps = job.pipeline.sampling.num_steps
 
-    def loading(self) -> None:
+    def loading(self, coordinator: Any) -> None:
+        self._board.attend.remote(self._name, coordinator)
         self._board.report.remote(self._key, VideoProgress(self._name, "loading"))
+
+    def leave(self) -> None:
+        self._board.leave.remote(self._name)
 
     def windows(self, done: int, total: int) -> None:
         self._tell(windows_done=done, num_windows=total)
 
-    def step(self, report: StepReport, latents: torch.Tensor) -> None:
-        self.steps.append(report)
+    def step(self, report: StepReport, latents: Tensor) -> None:
+        self._steps.append(report)
+        self.steps_done = report.step_index + 1
         self._tell(windows_done=0, num_windows=report.num_windows)
+        if ray.get(self._board.is_cancelled.remote(self._name)):
+            raise CancelledError(f"cancelled after step {report.step_index}")
+
+    def timings(self, denoiser: PoolDenoiser, prompt_s: float) -> Timings:
+        """Of the steps so far."""
+        return Timings(
+            prompt_s=prompt_s,
+            denoise_s=sum(step.denoise_s for step in self._steps),
+            fuse_s=sum(step.fuse_s for step in self._steps),
+            update_s=sum(step.update_s for step in self._steps),
+            forward_s=denoiser.forward_s,
+            num_windows=denoiser.num_windows,
+            anchor_forwards=denoiser.anchor_forwards,
+            halved_batches=denoiser.halved_batches,
+        )
 
     def _tell(self, *, windows_done: int, num_windows: int) -> None:
         progress = VideoProgress(
             name=self._name,
             state="denoising",
-            steps_done=len(self.steps),
+            steps_done=self.steps_done,
             num_steps=self._num_steps,
             windows_done=windows_done,
             num_windows=num_windows,

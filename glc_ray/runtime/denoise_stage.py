@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import ray
-import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.stretch import stretches
 from glc_ray.protocols import UserError
-from glc_ray.runtime.coordinator import Coordinator
+from glc_ray.runtime.coordinator import start_coordinator
+from glc_ray.runtime.errors import CancelledError, reason
+from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.messages import Timings
-from glc_ray.runtime.pool import reason
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
-from glc_ray.store.latents import read_header, save_latents
+from glc_ray.store.latents import read_header
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
+
+_MAX_LOSSES = 5
+"""Of the coordinator or the pool in one video, before the video fails."""
 
 
 class DenoiseStage:
@@ -31,27 +34,25 @@ class DenoiseStage:
     handed on.
     """
 
-    def __init__(
-        self,
-        pipeline: PipelineSpec,
-        output: str,
-        workers: list[Any],
-        board: Any,
-        decode_plan: DecodePlan,
-    ) -> None:
-        resources = pipeline.resources.coordinators
-        actor = ray.remote(Coordinator).options(
-            num_cpus=resources.num_cpus, max_restarts=-1, max_task_retries=2
+    def __init__(self, farm: Farm, pipeline: PipelineSpec, decode_plan: DecodePlan) -> None:
+        self._coordinator = start_coordinator(
+            farm,
+            num_cpus=pipeline.resources.coordinators.num_cpus,
+            threads=pipeline.fuse.threads,
         )
-        self._coordinator = actor.remote(workers, board, pipeline.fuse.threads)
-        self._output = Output(output)
+        self._farm = farm
+        self._output = Output(farm.output)
         self._decode_plan = decode_plan
 
     def __call__(self, row: Row) -> Iterator[Row]:
         job, row = job_of(row), {**row, "started": time.time()}
         try:
-            timings = Timings() if self._is_stored(job) else self._denoise(job, row["name"])
+            if ray.get(self._farm.board.is_cancelled.remote(row["name"])):
+                raise CancelledError("cancelled before it began")
+            timings = Timings() if self._is_stored(job) else self._denoise(job, row)
             yield from self._stretches(job, row, timings)
+        except CancelledError as error:
+            yield stretch_row(row, error=str(error), status="cancelled")
         except RayError as error:
             yield stretch_row(row, error=reason(error))
         except Exception as error:
@@ -65,17 +66,27 @@ class DenoiseStage:
             return False
         return header.metadata.get("latents_hash") == job.latents_hash
 
-    def _denoise(self, job: VideoJob, name: str) -> Timings:
-        latents, timings = ray.get(self._coordinator.denoise.remote(job, name))
-        metadata = {
-            "job": job.model_dump_json(),
-            "specification_hash": job.specification_hash,
-            "latents_hash": job.latents_hash,
-        }
-        # Zero-copy and read-only, and so are all its readers.
-        tensor = torch.tensor(latents)
-        save_latents(self._output, work_latents_path(video_id(job)), tensor, metadata)
-        return timings
+    def _denoise(self, job: VideoJob, row: Row) -> Timings:
+        """Have the coordinator denoise; should it die, it goes on from its last checkpoint.
+
+        Raises:
+            CancelledError: somebody asked for the video's end.
+            RayError: it failed.
+        """
+        for losses in itertools.count(1):
+            try:
+                return ray.get(
+                    self._coordinator.denoise.remote(job, row["name"], row.get("priority", 0))
+                )
+            except RayTaskError as error:
+                if isinstance(error.cause, CancelledError):
+                    raise error.cause from None
+                if not isinstance(error.cause, RayActorError) or losses == _MAX_LOSSES:
+                    raise
+            except RayActorError:
+                if losses == _MAX_LOSSES:
+                    raise
+        raise AssertionError("not reached")
 
     def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:
         ledger, plan = ledger_of(self._output, job), self._decode_plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import ray
@@ -12,7 +13,7 @@ import torch
 
 from glc_ray.backbones.registry import load_backbone
 from glc_ray.config import PipelineSpec
-from glc_ray.protocols import Conditioning, UserError
+from glc_ray.protocols import Conditioning, Forward, UserError
 from glc_ray.runtime.messages import Array, WindowBatch, WindowBatchResult
 
 
@@ -41,6 +42,7 @@ class Denoiser:
         self._device = assigned_device()
         self.backbone = load_backbone(pipeline, self._device)
         self._life = uuid.uuid4().hex
+        self._halvings = 0
 
     def ready(self) -> str:
         """Answers once the model is loaded, with a token of this process's life."""
@@ -68,9 +70,9 @@ class Denoiser:
             FloatingPointError: a prediction is not finite.
         """
         start = time.perf_counter()
-        anchor_forwards = self.backbone.anchor_forwards
+        anchor_forwards, self._halvings = self.backbone.anchor_forwards, 0
         pin = self._device.type == "cuda"
-        predictions = self.backbone.predict(
+        predictions = self._predict(
             _owned(batch.clips_BFCHW, pin),
             batch.forward,
             Conditioning({name: _owned(value) for name, value in conditioning.items()}),
@@ -83,7 +85,42 @@ class Denoiser:
             predictions_BFCHW=array,
             forward_s=time.perf_counter() - start,
             anchor_forwards=self.backbone.anchor_forwards - anchor_forwards,
+            halvings=self._halvings,
         )
+
+    def _predict(
+        self,
+        clips_BFCHW: torch.Tensor,
+        forward: Forward,
+        conditioning: Conditioning,
+        anchor_BFCHW: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The backbone's prediction, by halves where the device has no memory for all at once."""
+        try:
+            return self.backbone.predict(clips_BFCHW, forward, conditioning, anchor_BFCHW)
+        except torch.OutOfMemoryError:
+            if len(clips_BFCHW) == 1:
+                raise
+        # Outside of the handler, whose traceback holds the failed forward's activations.
+        self._halvings += 1
+        torch.cuda.empty_cache()
+        middle = len(clips_BFCHW) // 2
+        halves = (slice(None, middle), slice(middle, None))
+        return torch.cat(
+            [
+                self._predict(clips_BFCHW[half], forward.part(half), conditioning, anchor_BFCHW)
+                for half in halves
+            ]
+        )
+
+
+def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
+    """Start the pool's workers; each loads the model and is restarted wherever there is room."""
+    resources = pipeline.resources.denoisers
+    actor = ray.remote(Denoiser).options(
+        num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
+    )
+    return [actor.remote(pipeline) for _ in range(resources.count)]
 
 
 def _owned(array: np.ndarray, pin: bool = False) -> torch.Tensor:

@@ -5,7 +5,7 @@ Arrays, not tensors: Ray shares numpy between the processes of a node without a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -36,6 +36,35 @@ class WindowBatchResult:
     """Seconds of the model forward, transfers and a missing anchor included."""
     anchor_forwards: int
     """Forwards beyond the batch's own, for an anchor that the worker did not have."""
+    halvings: int = 0
+    """How often the batch was divided, for want of memory on the device."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a video cannot go on."""
+
+    task: int | None
+    """Of its current step; None: no task's fault."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """What the pool's workers do now, and did."""
+
+    workers: int
+    """That were started."""
+    ready: int
+    """That have loaded their model and live."""
+    busy: int
+    """That compute."""
+    waiting: int
+    """Tasks that no worker has."""
+    busy_s: float
+    """Seconds of forwards since the pool began, summed over workers."""
+    restarts: int
+    """Workers that were lost or replaced since the pool began."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +82,21 @@ class Timings:
     """Window forwards."""
     anchor_forwards: int = 0
     """Forwards of anchors beyond their own windows' (ABAM)."""
+    halved_batches: int = 0
+    """Batches that were divided for want of device memory: it may change the last bits."""
+
+    resumed_at_step: int = 0
+    """Where it went on after the last interruption; 0: it was not interrupted."""
+    checkpoint_s: float = 0.0
+    """Writing checkpoints, beside the work."""
+
+    def __add__(self, other: Timings) -> Timings:
+        """Of the work before an interruption and after it."""
+        mine, its = asdict(self), asdict(other)
+        return Timings(**{name: mine[name] + its[name] for name in mine})
+
+
+FINAL_STATES = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -61,7 +105,7 @@ class VideoProgress:
 
     name: str
     state: str
-    """queued, loading, denoising, decoding, done or failed."""
+    """queued, loading, denoising, decoding, done, failed or cancelled."""
     steps_done: int = 0
     num_steps: int = 0
     windows_done: int = 0
@@ -69,3 +113,14 @@ class VideoProgress:
     """Windows of the current step."""
     frames_done: int = 0
     num_frames: int = 0
+
+
+@dataclass(frozen=True)
+class BoardSnapshot:
+    """Where all videos stand."""
+
+    in_work: tuple[VideoProgress, ...]
+    ended: tuple[VideoProgress, ...]
+    """The latest of those that have ended."""
+    counts: dict[str, int]
+    """How many have ended, by state."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -14,11 +13,12 @@ from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import decode_plan, file_shape, video_name
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.runtime.assembly import Assembly
-from glc_ray.runtime.board import Board
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.denoise_stage import DenoiseStage
-from glc_ray.runtime.messages import VideoProgress
-from glc_ray.runtime.pool import reason, start_denoisers
+from glc_ray.runtime.denoiser import start_denoisers
+from glc_ray.runtime.errors import reason
+from glc_ray.runtime.farm import Farm, beside_me, start_farm
+from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
 from glc_ray.store.manifest import VideoRecord
@@ -45,15 +45,14 @@ class Run:
         denoises: bool = True,
     ) -> None:
         self._pipeline = pipeline
-        self._board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()
-        self._workers = start_denoisers(pipeline) if denoises else []
+        workers = start_denoisers(pipeline) if denoises else []
+        self._farm = start_farm(output, workers, pipeline.resources.denoisers)
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
-        graph = ray.remote(_Graph).options(num_cpus=0)
-        self._graph = graph.remote(pipeline, output, self._workers, self._board, keep_latents)
+        self._graph = beside_me(_Graph).remote(self._farm, pipeline, keep_latents)
 
-    def progress(self) -> list[VideoProgress]:
+    def progress(self) -> BoardSnapshot:
         """Where the videos stand now."""
-        return ray.get(self._board.snapshot.remote(), timeout=_SNAPSHOT_S)
+        return ray.get(self._farm.board.snapshot.remote(), timeout=_SNAPSHOT_S)
 
     def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
@@ -62,7 +61,7 @@ class Run:
         shape = file_shape(self._pipeline, facts(self._pipeline.model))
         waiting = {job.specification_hash: job for job in jobs}
         for key, job in waiting.items():
-            self._board.report.remote(key, VideoProgress(video_name(job), "queued"))
+            self._farm.board.report.remote(key, VideoProgress(video_name(job), "queued"))
         try:
             answers = self._graph.records.options(num_returns="streaming")
             for done in answers.remote(list(jobs), plan, shape):
@@ -77,18 +76,9 @@ class Run:
 class _Graph:
     """Actor that runs the Ray Data graph."""
 
-    def __init__(
-        self,
-        pipeline: PipelineSpec,
-        output: str,
-        workers: list[Any],
-        board: Any,
-        keep_latents: bool,
-    ) -> None:
+    def __init__(self, farm: Farm, pipeline: PipelineSpec, keep_latents: bool) -> None:
+        self._farm = farm
         self._pipeline = pipeline
-        self._output = output
-        self._workers = workers
-        self._board = board
         self._keep_latents = keep_latents
 
     def records(
@@ -99,7 +89,7 @@ class _Graph:
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        assembly = Assembly(self._output, plan, shape, keep_latents=self._keep_latents)
+        assembly = Assembly(self._farm.output, plan, shape, keep_latents=self._keep_latents)
         rows = [row_of(job, video_name(job)) for job in jobs]
         names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
         for row in self._dataset(rows, plan).iter_rows():
@@ -107,7 +97,7 @@ class _Graph:
             if record is not None:
                 job, name = names[row["job"]]
                 progress = VideoProgress(name, record.status)
-                self._board.report.remote(job.specification_hash, progress)
+                self._farm.board.report.remote(job.specification_hash, progress)
                 yield record
 
     def _dataset(self, rows: list[Row], plan: DecodePlan) -> ray.data.Dataset:
@@ -120,13 +110,7 @@ class _Graph:
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(
-                    self._pipeline,
-                    self._output,
-                    self._workers,
-                    self._board,
-                    plan,
-                ),
+                fn_constructor_args=(self._farm, self._pipeline, plan),
                 compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
                 num_cpus=0,
             )
@@ -134,8 +118,8 @@ class _Graph:
                 DecodeEncodeStage,
                 fn_constructor_args=(
                     self._pipeline,
-                    self._output,
-                    self._board,
+                    self._farm.output,
+                    self._farm.board,
                     plan,
                     tile_actors,
                 ),

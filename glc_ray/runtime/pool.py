@@ -1,247 +1,254 @@
-"""The pool of denoiser actors, and the Denoiser that dispatches a step's windows to it."""
+"""The pool actor: knows the denoisers and grants them to the videos in flight.
+
+Only names and numbers pass through it. A coordinator that was granted a worker sends it the clips
+and gets the answer from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import asyncio
+import statistics
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import ray
-import torch
-from ray.exceptions import RayError, RayTaskError
-from torch import Tensor
+from ray.exceptions import RayError
 
-from glc_ray.config import PipelineSpec
-from glc_ray.forwards import ForwardPlanner
-from glc_ray.protocols import Forward, StepPlan, Window
-from glc_ray.runtime.denoiser import Denoiser
+from glc_ray.config import DenoiserResources
 from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
-from glc_ray.runtime.messages import Array, WindowBatch
-from glc_ray.sampler import gather_clips
-
-OnWindows = Callable[[int, int], None]
-"""Called with (windows done, windows in the step)."""
+from glc_ray.runtime.errors import reason
+from glc_ray.runtime.messages import Failure, Occupancy
 
 _MAX_FAILURES = 3
-"""Of one batch, or of encoding the prompt, before the video fails."""
+"""Of one task, before its video fails."""
+_WATCH_S = 1.0
+_SIGN_S = 5.0
+"""In which a worker that is well says so."""
+_REMEMBERED = 64
+"""Tasks whose seconds say how long one usually takes."""
 
 
-def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
-    """Start the pool's actors; each loads the model and is restarted wherever there is room."""
-    resources = pipeline.resources.denoisers
-    actor = ray.remote(Denoiser).options(
-        num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
-    )
-    return [actor.remote(pipeline) for _ in range(resources.count)]
+class Pool:
+    """Grants workers, restarts those that fail, and replaces those that do not answer.
 
-
-class DenoiseError(RuntimeError):
-    """The windows of a step cannot be computed; the message names step and windows."""
-
-
-@dataclass
-class _Step:
-    """What is under way in one step."""
-
-    plan: StepPlan
-    forwards: tuple[Forward, ...]
-    dispatch: Dispatch
-    anchors: dict[str, Any] = field(default_factory=dict)
-    """References of anchor clips, by path."""
-    running: dict[Any, Assignment] = field(default_factory=dict)
-    """By the reference that will hold the answer."""
-    answers: dict[int, Array] = field(default_factory=dict)
-    """Predictions by task, until their turn to be fused comes."""
-    windows_done: int = 0
-
-
-class PoolDenoiser:
-    """Dispatches the windows of one video to the pool; a ``Denoiser`` for the sampler.
-
-    Workers pull: this video gives each one batch at a time, so a slow one holds nothing back. A
-    worker that fails is restarted and rejoins when it has loaded its model; its batch goes to
-    whoever is idle first.
+    Args:
+        workers: handles of the denoiser actors; a worker is called by its position.
+        resources: how long to wait for an answer.
     """
 
-    def __init__(
-        self,
-        workers: list[Any],
-        planner: ForwardPlanner,
-        *,
-        on_windows: OnWindows | None = None,
-    ) -> None:
-        self.forward_s = 0.0
-        self.num_windows = 0
-        self.anchor_forwards = 0
-        self._planner = planner
-        self._workers = workers
-        self._on_windows = on_windows or (lambda done, total: None)
-        self._idle: list[Any] = []
-        self._starting: dict[Any, Any] = {}
-        self._lives: dict[Any, str] = {}
-        """What each worker answered last when it was asked whether it is ready."""
+    def __init__(self, workers: Sequence[Any], resources: DenoiserResources) -> None:
+        self._workers = tuple(workers)
+        self._resources = resources
+        self._dispatch = Dispatch(max_failures=_MAX_FAILURES)
+        self._granted: dict[str, list[Assignment]] = {}
+        """Grants that their video's coordinator has not fetched yet."""
+        self._failed: dict[str, Failure] = {}
+        self._news: dict[str, asyncio.Event] = {}
         self._killed: set[str] = set()
-        for worker in workers:
-            self._await_start(worker)
-        self._conditioning = self._encode()
+        """Lives of workers that were killed and may not know it yet."""
+        self._lives: dict[int, str] = {}
+        """Of each worker, when it answered last that it is ready."""
+        self._since: dict[int, float] = {}
+        """When each worker began what it computes."""
+        self._idle: set[int] = set()
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)
+        self._starting: set[int] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._busy_s = 0.0
+        self._restarts = 0
 
-    def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
-        """Yield (window, prediction (1, L, C, H, W)) in window order, as they become ready.
+    # What coordinators call
 
-        Raises:
-            DenoiseError: a batch failed as often as it may, or no worker is left.
-        """
-        self._see_who_lives()
-        forwards = self._planner.forwards(plan)
-        # Without an anchor no group suits a worker better than another.
-        groups = [None if forward.anchor is None else forward.path for forward in forwards]
-        step = _Step(plan, forwards, Dispatch(groups, max_failures=_MAX_FAILURES))
-        for task, forward in enumerate(forwards):
-            while task not in step.answers:
-                self._submit(step, latents_BFCHW)
-                self._collect(step)
-            # Nobody idles while the caller fuses.
-            self._submit(step, latents_BFCHW)
-            predictions = torch.tensor(step.answers.pop(task)).split(1)
-            yield from zip(forward.windows, predictions, strict=True)
-        self.num_windows += len(plan.windows)
+    async def open(self, video: str, priority: int) -> None:
+        """A video's coordinator begins, perhaps anew after it died."""
+        self._start()
+        self._close(video)
+        self._dispatch.open(video, priority=priority)
+        self._granted[video] = []
+        self._news[video] = asyncio.Event()
 
-    def _submit(self, step: _Step, latents_BFCHW: Tensor) -> None:
-        """Give every idle worker a batch, while any waits."""
-        while self._idle and step.dispatch.num_waiting:
-            worker = self._idle.pop(0)
-            assignment = step.dispatch.assign(worker)
-            assert assignment is not None
-            forward = step.forwards[assignment.task]
-            batch = WindowBatch(forward, _array(gather_clips(latents_BFCHW, forward.windows)))
-            anchor = self._anchor(step, forward, latents_BFCHW)
-            step.running[worker.denoise.remote(batch, self._conditioning, anchor)] = assignment
-
-    def _anchor(self, step: _Step, forward: Forward, latents_BFCHW: Tensor) -> Any:
-        """The anchor's clip as a reference that all batches of its path share, or None."""
-        if forward.anchor is None or forward.is_anchor:
-            return None
-        if forward.path not in step.anchors:
-            clip = _array(gather_clips(latents_BFCHW, [forward.anchor]))
-            step.anchors[forward.path] = ray.put(clip)
-        return step.anchors[forward.path]
-
-    def _collect(self, step: _Step) -> None:
-        """Wait for one event: an answer, a failure, or a worker that has started."""
-        (ref,), _ = ray.wait([*step.running, *self._starting], num_returns=1)
-        if ref in self._starting:
-            self._welcome(ref, others_run=bool(step.running))
+    async def submit(self, video: str, groups: Sequence[str | None], sticky: bool) -> None:
+        """The tasks of a video's next step, as `Dispatch.submit` takes them."""
+        if not self._dispatch.is_open(video):
             return
-        assignment = step.running.pop(ref)
-        try:
-            result = ray.get(ref)
-        except RayError as error:
-            is_numeric = isinstance(getattr(error, "cause", None), FloatingPointError)
-            if is_numeric:
-                # It would be the same again, and the worker is well.
-                self._idle.append(assignment.worker)
-                raise DenoiseError(_of(step, assignment, reason(error))) from None
-            self._restart(assignment.worker, error)
-            self._fail(step, assignment, reason(error))
-            return
-        self._idle.append(assignment.worker)
-        if step.dispatch.complete(assignment):
-            self.forward_s += result.forward_s
-            self.anchor_forwards += result.anchor_forwards
-            step.answers[assignment.task] = result.predictions_BFCHW
-            step.windows_done += len(step.forwards[assignment.task].windows)
-            self._on_windows(step.windows_done, len(step.plan.windows))
+        for worker in self._dispatch.submit(video, groups, sticky=sticky):
+            self._await_ready(worker, is_busy=True)
+        self._granted[video] = []
+        # One that died while it was idle must not be held against a task.
+        for worker in list(self._idle):
+            self._await_ready(worker, is_asked=True)
+        self._grant()
 
-    def _fail(self, step: _Step, assignment: Assignment, why: str) -> None:
+    async def take(self, video: str) -> list[Assignment] | Failure:
+        """What was granted since the last call, as soon as it is anything; or why it failed."""
+        while (news := self._news.get(video)) is not None:
+            await news.wait()
+            news.clear()
+            if video in self._failed:
+                return self._failed[video]
+            if granted := self._granted.get(video):
+                self._granted[video] = []
+                return granted
+        return []
+
+    async def complete(self, assignment: Assignment, seconds: float | None) -> None:
+        """A worker answered; ``seconds`` of a forward, if it was one."""
+        if self._dispatch.complete(assignment):
+            if seconds is not None:
+                self._took.append(seconds)
+                self._busy_s += seconds
+            self._begins(assignment.worker)
+            self._grant()
+
+    async def fail(self, assignment: Assignment, why: str, is_lost: bool) -> None:
+        """A worker failed: it was lost, or its device may be sick, and is restarted."""
+        self._fail(assignment, why, is_lost=is_lost)
+
+    async def close(self, video: str) -> None:
+        """A video's coordinator is through with it, or was given up."""
+        self._close(video)
+
+    async def occupancy(self) -> Occupancy:
+        """What the workers do now, and did."""
+        busy = sum(bool(self._dispatch.assignments(w)) for w in self._dispatch.workers)
+        return Occupancy(
+            workers=len(self._workers),
+            ready=len(self._dispatch.workers),
+            busy=busy,
+            waiting=self._dispatch.num_waiting,
+            busy_s=self._busy_s,
+            restarts=self._restarts,
+        )
+
+    # Grants
+
+    def _grant(self) -> None:
+        for assignment in self._dispatch.grants():
+            if len(self._dispatch.assignments(assignment.worker)) == 1:
+                self._begins(assignment.worker)
+            video = str(assignment.video)
+            self._granted[video].append(assignment)
+            self._news[video].set()
+
+    def _begins(self, worker: Any) -> None:
+        """A worker begins its next task now, or is idle."""
+        if self._dispatch.assignments(worker):
+            self._since[worker] = time.monotonic()
+            self._idle.discard(worker)
+        else:
+            self._since.pop(worker, None)
+            self._idle.add(worker)
+
+    def _fail(self, assignment: Assignment, why: str, *, is_lost: bool) -> None:
+        worker = int(str(assignment.worker))
         try:
-            step.dispatch.fail(assignment, why)
+            if not self._dispatch.fail(assignment, why, is_lost=is_lost):
+                return
         except TaskFailedError as error:
-            raise DenoiseError(_of(step, assignment, str(error))) from None
-
-    def _see_who_lives(self) -> None:
-        """Ask idle workers for a sign before a step: one that died unseen gets no task, which would
-        count as the task's failure."""
-        idle, self._idle = self._idle, []
-        for worker in idle:
-            self._await_start(worker)
-
-    def _await_start(self, worker: Any) -> None:
-        # Ray repeats the question for as long as the actor is being restarted, somewhere.
-        ref = worker.ready.options(max_task_retries=-1).remote()
-        self._starting[ref] = worker
-
-    def _welcome(self, ref: Any, *, others_run: bool = False) -> None:
-        """A worker has loaded its model, or never will.
-
-        Raises:
-            DenoiseError: it never will, and it was the last.
-        """
-        worker = self._starting.pop(ref)
-        try:
-            life = ray.get(ref)
-        except RayError as error:
-            if not (self._starting or self._idle or others_run):
-                raise DenoiseError(f"no denoiser can start: {reason(error)}") from None
-            return
-        if life in self._killed:
-            # It answered before the kill arrived.
-            self._await_start(worker)
-            return
-        self._lives[worker] = life
-        self._idle.append(worker)
-
-    def _restart(self, worker: Any, error: RayError) -> None:
-        """Put a failed worker aside until it has started anew."""
-        if isinstance(error, RayTaskError):
+            self._give_up(str(error.video), Failure(error.task, str(error)))
+        if not is_lost:
             # It lives, but a CUDA context does not heal after an error.
-            self._killed.add(self._lives[worker])
-            ray.kill(worker, no_restart=False)
-        self._await_start(worker)
+            self._kill(worker)
+        self._restarts += 1
+        self._await_ready(worker)
+        self._grant()
 
-    def _encode(self) -> Any:
-        """Encode the prompts on one worker; a reference that all share.
+    def _give_up(self, video: str, failure: Failure) -> None:
+        self._failed[video] = failure
+        self._news[video].set()
 
-        The first of those that are ready, so that few of them load the text encoder.
+    def _close(self, video: str) -> None:
+        for worker in self._dispatch.close(video):
+            self._await_ready(worker, is_busy=True)
+        self._granted.pop(video, None)
+        self._failed.pop(video, None)
+        if news := self._news.pop(video, None):
+            news.set()
+        self._grant()
+
+    # Workers
+
+    def _start(self) -> None:
+        """Once, in the loop that answers calls."""
+        if not self._running:
+            for worker in range(len(self._workers)):
+                self._await_ready(worker)
+            self._run(self._watch())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _await_ready(self, worker: Any, *, is_busy: bool = False, is_asked: bool = False) -> None:
+        """A worker takes part when it has answered that it is ready.
+
+        Args:
+            worker: which.
+            is_busy: it computes what nobody waits for, and answers when it is through.
+            is_asked: it was well when it was last heard of, and should answer at once.
         """
-        job = self._planner.job
-        prompts = tuple(prompt.text for prompt in job.timeline)
-        reasons: list[str] = []
-        while len(reasons) < _MAX_FAILURES:
-            while not self._idle:
-                (ref,), _ = ray.wait(list(self._starting), num_returns=1)
-                self._welcome(ref)
-            worker = min(self._idle, key=self._workers.index)
-            self._idle.remove(worker)
-            try:
-                encoded = ray.get(
-                    worker.encode_prompts.remote(prompts, job.pipeline.sampling.negative_prompt)
+        self._dispatch.leave(worker, is_asked=is_asked)
+        self._since.pop(worker, None)
+        self._idle.discard(worker)
+        if worker not in self._starting:
+            self._starting.add(worker)
+            self._run(self._welcome(worker, is_busy=is_busy))
+
+    async def _welcome(self, worker: int, *, is_busy: bool) -> None:
+        before, life = self._lives.get(worker), ""
+        try:
+            while not life or life in self._killed:
+                # Ray repeats the question for as long as the actor is being restarted, somewhere.
+                # One that was killed may have answered before the kill arrived.
+                asked = self._workers[worker].ready.options(max_task_retries=-1).remote()
+                answer = asyncio.wrap_future(asked.future())
+                done, _ = await asyncio.wait(
+                    [answer], timeout=self._patience_s() if is_busy else _SIGN_S
                 )
-            except RayError as error:
-                reasons.append(reason(error))
-                self._restart(worker, error)
-                continue
-            self._idle.append(worker)
-            return ray.put(encoded)
-        raise DenoiseError(f"the prompt cannot be encoded: {reasons[-1]}")
+                if not done:
+                    # Nobody waits for what it may have loaded.
+                    self._dispatch.leave(worker)
+                    if is_busy:
+                        self._kill(worker)
+                        is_busy = False
+                life = await answer
+        except RayError as error:
+            self._starting.discard(worker)
+            self._dispatch.leave(worker)
+            if not self._starting and not self._dispatch.workers:
+                for video in list(self._news):
+                    self._give_up(video, Failure(None, f"no denoiser can start: {reason(error)}"))
+            return
+        if life != before:
+            self._dispatch.leave(worker)
+        self._starting.discard(worker)
+        self._lives[worker] = life
+        self._dispatch.join(worker)
+        self._begins(worker)
+        self._grant()
 
+    def _kill(self, worker: int) -> None:
+        self._killed.add(self._lives[worker])
+        ray.kill(self._workers[worker], no_restart=False)
 
-def _of(step: _Step, assignment: Assignment, what: str) -> str:
-    """What happened, with step and windows."""
-    windows = [window.index for window in step.forwards[assignment.task].windows]
-    plan = step.plan
-    return f"step {plan.step_index} (timestep {plan.timestep}), windows {windows}: {what}"
+    def _usual_s(self) -> float:
+        return statistics.median(self._took) if self._took else 0.0
 
+    def _patience_s(self) -> float:
+        resources = self._resources
+        return max(resources.patience * self._usual_s(), resources.least_patience_s)
 
-def _array(tensor: Tensor) -> Array:
-    return tensor.cpu().numpy()
-
-
-def reason(error: BaseException) -> str:
-    """The line of a Ray error that says what happened."""
-    cause = getattr(error, "cause", None)
-    text = str(error) if cause is None else f"{type(cause).__name__}: {cause}"
-    if cause is not None and "Traceback" not in text and "::" not in text:
-        return text
-    # Ray puts a remote traceback into the text, and what happened into its last line.
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    async def _watch(self) -> None:
+        """Replace workers that do not answer in a multiple of the usual time."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now, patience_s = time.monotonic(), self._patience_s()
+            for worker, since in list(self._since.items()):
+                held = self._dispatch.assignments(worker)
+                if held and now - since > patience_s:
+                    why = f"no answer in {now - since:.0f} s, where {self._usual_s():.1f} are usual"
+                    self._kill(worker)
+                    self._fail(held[0], why, is_lost=True)

@@ -42,6 +42,7 @@ def stretch_row(
     segments: tuple[int, ...] = (),
     timings: Timings | None = None,
     error: str = "",
+    status: str = "failed",
 ) -> Row:
     """A row for the decoders.
 
@@ -51,6 +52,7 @@ def stretch_row(
         segments: indices of the segments to make; none where all are there, or after an error.
         timings: of the video's denoising.
         error: why the video has failed.
+        status: of a video with an error: failed or cancelled.
     """
     return {
         **row,
@@ -59,6 +61,7 @@ def stretch_row(
         "segments": json.dumps(segments),
         "timings": json.dumps(asdict(timings or Timings())),
         "error": error,
+        "status": status,
         "decode_s": 0.0,
         "encode_s": 0.0,
     }

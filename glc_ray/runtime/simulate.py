@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from glc_ray.runtime.dispatch import Assignment, Dispatch
 
+_VIDEO = "video"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -54,7 +56,11 @@ def simulate(
         num_workers: 1 or more.
         keeps_anchors: False where the anchor rides along in every batch (``cache: recompute``).
     """
-    dispatch = Dispatch([task.group for task in tasks])
+    dispatch = Dispatch()
+    dispatch.open(_VIDEO)
+    dispatch.submit(_VIDEO, [task.group for task in tasks])
+    for worker in range(num_workers):
+        dispatch.join(worker)
     held: dict[int, Hashable] = {}
     # (when it is idle, tie-break by who was given a batch first, worker, what it answers then)
     workers: list[tuple[float, int, int, Assignment | None]] = [

@@ -12,10 +12,9 @@ from glc_ray.config import PipelineSpec
 from glc_ray.estimate.build import estimate
 from glc_ray.job import build_job
 from glc_ray.pipeline_file import load_pipeline
-from glc_ray.runtime.board import Board
-from glc_ray.runtime.coordinator import Coordinator
 from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.messages import Array, WindowBatch, WindowBatchResult
+from tests.cluster.farm import farm_of, on_farm
 
 
 class Counting(Denoiser):
@@ -44,17 +43,14 @@ class Counting(Denoiser):
 
 @pytest.mark.parametrize("cache", ["device", "recompute"])
 def test_counts_and_bytes_are_those_of_a_real_run(
-    ray_cluster: None, tiny_pipeline: Path, cache: str
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path, cache: str
 ) -> None:
     """One worker, so that chance has no say in who computes which anchor."""
     job = build_job(load_pipeline(str(tiny_pipeline), [("glc.abam.cache", cache)]), None, 5)
-    worker = ray.remote(Counting).options(num_cpus=0).remote(job.pipeline)
-    board = ray.remote(Board).options(num_cpus=0).remote()
-    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote([worker], board, 1)
-    _, timings = ray.get(coordinator.denoise.remote(job, "video"))
-    clips_bytes, predictions_bytes, anchors_bytes = ray.get(worker.counted.remote())
-    for actor in (worker, board, coordinator):
-        ray.kill(actor)
+    with farm_of(job, tmp_path, 1, Counting) as farm:
+        _, timings = on_farm(farm, job)
+        counted = ray.get(farm.workers[0].counted.remote())
+    clips_bytes, predictions_bytes, anchors_bytes = counted
     plan = estimate(job)
     alone = plan.workers[0]
     assert (plan.forwards.windows.total, alone.anchor_forwards.total) == (

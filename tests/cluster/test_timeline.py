@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
-import pytest
-import ray
 import torch
 
 from glc_ray import render
 from glc_ray.config import VideoJob
 from glc_ray.job import build_job
 from glc_ray.pipeline_file import load_pipeline
-from glc_ray.runtime.board import Board
-from glc_ray.runtime.coordinator import Coordinator
-from glc_ray.runtime.pool import start_denoisers
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
+from tests.cluster.farm import farm_of, on_farm
 
 TIMELINE = [(0, "a red ball at day"), (17, "a blue box at night")]
 LINE = "0: a red ball at day | 17: a blue box at night"
 
 
-@pytest.fixture
-def workers(ray_cluster: None, tiny_pipeline: Path) -> Iterator[list[Any]]:
-    actors = start_denoisers(load_pipeline(str(tiny_pipeline)))
-    yield actors
-    for actor in actors:
-        ray.kill(actor)
-
-
 def test_a_worker_mixes_prompts_as_the_in_process_loop_does(
-    workers: list[Any], tiny_pipeline: Path
+    ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     job = build_job(load_pipeline(str(tiny_pipeline)), TIMELINE, 5)
-    board = ray.remote(Board).options(num_cpus=0).remote()
-    coordinator = ray.remote(Coordinator).options(num_cpus=0).remote(workers, board, 1)
-    latents, _ = ray.get(coordinator.denoise.remote(job, "video"))
+    with farm_of(job, tmp_path, 1) as farm:
+        latents, _ = on_farm(farm, job)
     with torch_threads(job.pipeline.fuse.threads):
         expected = sample_job(job, LocalDenoiser.of(job, torch.device("cpu"))).numpy()
     assert np.array_equal(latents, expected)

@@ -1,0 +1,198 @@
+"""The Denoiser that sends a video's windows to the workers that the pool grants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from torch import Tensor
+
+from glc_ray.forwards import ForwardPlanner
+from glc_ray.protocols import Forward, StepPlan, Window
+from glc_ray.runtime.dispatch import Assignment
+from glc_ray.runtime.errors import DenoiseError, reason
+from glc_ray.runtime.messages import Array, Failure, WindowBatch
+from glc_ray.sampler import gather_clips
+
+OnWindows = Callable[[int, int], None]
+"""Called with (windows done, windows in the step)."""
+
+_Send = Callable[[int, Any], Any]
+"""Sends a task to a worker; the reference of the answer."""
+
+
+class PoolDenoiser:
+    """Computes the windows of one video on the pool; a ``Denoiser`` for the sampler.
+
+    Args:
+        pool: handle of the pool actor.
+        workers: handles of its denoisers, by their names there.
+        planner: of the video's job.
+        priority: of the video among those that the pool works for.
+        on_windows: is told of progress within a step.
+
+    Raises:
+        DenoiseError: the prompts cannot be encoded.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        workers: Sequence[Any],
+        planner: ForwardPlanner,
+        *,
+        priority: int = 0,
+        on_windows: OnWindows | None = None,
+    ) -> None:
+        self.forward_s = 0.0
+        self.num_windows = 0
+        self.anchor_forwards = 0
+        self.halved_batches = 0
+        self._pool = pool
+        self._workers = workers
+        self._planner = planner
+        self._on_windows = on_windows or (lambda done, total: None)
+        self._video = planner.job.specification_hash
+        self._step = 0
+        ray.get(pool.open.remote(self._video, priority))
+        self._news = pool.take.remote(self._video)
+        self._conditioning = self._encode()
+
+    def close(self) -> None:
+        """Leave the pool; workers that still compute for this video are free when they are done."""
+        self._pool.close.remote(self._video)
+
+    def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
+        """Yield (window, prediction (1, L, C, H, W)) in window order, as they become ready.
+
+        Raises:
+            DenoiseError: a batch failed as often as it may, or no worker is left.
+        """
+        forwards = self._planner.forwards(plan)
+        anchors: dict[str, Any] = {}
+
+        def send(task: int, worker: Any) -> Any:
+            forward = forwards[task]
+            batch = WindowBatch(forward, _array(gather_clips(latents_BFCHW, forward.windows)))
+            anchor = _shared_anchor(anchors, forward, latents_BFCHW)
+            return worker.denoise.remote(batch, self._conditioning, anchor)
+
+        # Without an anchor no group suits a worker better than another.
+        groups = [None if forward.anchor is None else forward.path for forward in forwards]
+        answers: dict[int, Any] = {}
+        done = turn = 0
+        try:
+            for task, answer in self._answers(groups, send):
+                self._count(answer)
+                answers[task] = answer
+                done += len(forwards[task].windows)
+                self._on_windows(done, len(plan.windows))
+                while turn in answers:
+                    predictions = torch.tensor(answers.pop(turn).predictions_BFCHW).split(1)
+                    yield from zip(forwards[turn].windows, predictions, strict=True)
+                    turn += 1
+        except _TaskError as error:
+            windows = [window.index for window in forwards[error.task].windows]
+            raise DenoiseError(
+                f"step {plan.step_index} (timestep {plan.timestep}), windows {windows}: {error}"
+            ) from None
+        self.num_windows += len(plan.windows)
+
+    def _encode(self) -> Any:
+        """Encode the prompts on one worker; a reference that all share."""
+        job = self._planner.job
+        prompts = tuple(prompt.text for prompt in job.timeline)
+        negative_prompt = job.pipeline.sampling.negative_prompt
+
+        def send(task: int, worker: Any) -> Any:
+            return worker.encode_prompts.remote(prompts, negative_prompt)
+
+        try:
+            # Sticky, so that few of them load the text encoder.
+            ((_, encoded),) = self._answers([None], send, sticky=True)
+        except _TaskError as error:
+            raise DenoiseError(f"the prompt cannot be encoded: {error}") from None
+        return ray.put(encoded)
+
+    def _count(self, answer: Any) -> None:
+        self.forward_s += answer.forward_s
+        self.anchor_forwards += answer.anchor_forwards
+        self.halved_batches += answer.halvings
+
+    def _answers(
+        self, groups: Sequence[str | None], send: _Send, *, sticky: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """(task, answer) of a round of tasks, as they come."""
+        self._step += 1
+        self._pool.submit.remote(self._video, groups, sticky)
+        running: dict[Any, Assignment] = {}
+        done: set[int] = set()
+        while len(done) < len(groups):
+            (ref,), _ = ray.wait([self._news, *running], num_returns=1)
+            if ref == self._news:
+                for assignment in self._granted():
+                    if assignment.step != self._step or assignment.task in done:
+                        self._pool.complete.remote(assignment, None)
+                        continue
+                    worker = self._workers[assignment.worker]  # type: ignore[call-overload]
+                    running[send(assignment.task, worker)] = assignment
+                continue
+            assignment = running.pop(ref)
+            answer = self._answer(ref, assignment)
+            # An attempt given up for dead may have answered before: the same bits.
+            if answer is not None and assignment.task not in done:
+                done.add(assignment.task)
+                yield assignment.task, answer
+
+    def _granted(self) -> list[Assignment]:
+        """What the pool granted; asks for more.
+
+        Raises:
+            _TaskError: a task has failed as often as it may.
+            DenoiseError: no worker is left.
+        """
+        news = ray.get(self._news)
+        self._news = self._pool.take.remote(self._video)
+        if not isinstance(news, Failure):
+            return news
+        if news.task is None:
+            raise DenoiseError(news.reason)
+        raise _TaskError(news.task, news.reason)
+
+    def _answer(self, ref: Any, assignment: Assignment) -> Any:
+        """A worker's answer, or None where it failed and the task waits again."""
+        try:
+            answer = ray.get(ref)
+        except RayError as error:
+            if isinstance(getattr(error, "cause", None), FloatingPointError):
+                # It would be the same again, and the worker is well.
+                raise _TaskError(assignment.task, reason(error)) from None
+            is_lost = not isinstance(error, RayTaskError)
+            self._pool.fail.remote(assignment, reason(error), is_lost)
+            return None
+        self._pool.complete.remote(assignment, getattr(answer, "forward_s", None))
+        return answer
+
+
+class _TaskError(RuntimeError):
+    """A task of the round cannot be done."""
+
+    def __init__(self, task: int, why: str) -> None:
+        super().__init__(why)
+        self.task = task
+
+
+def _shared_anchor(anchors: dict[str, Any], forward: Forward, latents_BFCHW: Tensor) -> Any:
+    """The anchor's clip as a reference that all batches of its path share, or None."""
+    if forward.anchor is None or forward.is_anchor:
+        return None
+    if forward.path not in anchors:
+        anchors[forward.path] = ray.put(_array(gather_clips(latents_BFCHW, [forward.anchor])))
+    return anchors[forward.path]
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.cpu().numpy()
