@@ -8,19 +8,17 @@ from typing import Any
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import T5EncoderModel
 
 from glc_ray.backbones import cogvideox_vae, model_folder
 from glc_ray.backbones.attention import AttentionMode
-from glc_ray.backbones.cogvideox_attention import install
+from glc_ray.backbones.cogvideox_attention import CogVideoXAttention
 from glc_ray.backbones.cogvideox_vae import (
     CogVideoXFrameDecoder,
     check_tiling,
     load_frame_decoder,
 )
 from glc_ray.backbones.guided import GuidedModel
-from glc_ray.backbones.loading import load_transformer
-from glc_ray.backbones.optimize import optimize, weights_device
 from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
 from glc_ray.protocols import Capability, DecoderFacts, ModelFacts, UserError
 
@@ -153,31 +151,22 @@ def frame_decoder(
 class CogVideoXBackbone(GuidedModel):
     """Guided predictions of a CogVideoX transformer."""
 
+    transformer_class = CogVideoXTransformer3DModel
+    text_encoder_class = T5EncoderModel
+    text_pipeline_class = CogVideoXPipeline
+    attention_class = CogVideoXAttention
+    blocks = "transformer_blocks"
+    text_in_sequence = True
+    branches_together = True
+
     def __init__(self, pipeline: PipelineSpec, device: torch.device) -> None:
-        model = pipeline.model
-        super().__init__(
-            facts(model),
-            device=device,
-            dtype=getattr(torch, model.dtype),
-            num_videos=pipeline.resources.coordinators.count,
-        )
-        self._folder = model_folder.resolve(model, weights=device.type != "meta")
-        self.transformer = load_transformer(
-            CogVideoXTransformer3DModel,
-            self._folder,
-            "transformer",
-            dtype=self.dtype,
-            device=weights_device(pipeline.optimize, device),
-        )
-        # diffusers names no blocks of this class.
-        self.transformer._repeated_blocks = ["CogVideoXBlock"]
-        optimize(self.transformer, pipeline.optimize, device, self.dtype)
-        install(self.transformer, self.control)
+        super().__init__(facts(pipeline.model), pipeline, device)
 
     @property
-    def max_text_tokens(self) -> int:
-        """Length to which prompts are cut and padded."""
-        return self.transformer.config.max_text_seq_length
+    def text_shape(self) -> tuple[int, int]:
+        """(tokens, width) of an encoded prompt."""
+        config = self.transformer.config
+        return config.max_text_seq_length, config.text_embed_dim
 
     def guided(
         self,
@@ -221,33 +210,16 @@ class CogVideoXBackbone(GuidedModel):
         if not self.transformer.config.use_rotary_positional_embeddings:
             return None
         _, frames, _, height, width = clips_BFCHW.shape
-        ratio = self.facts.spatial_ratio
-        return self._bare_pipeline._prepare_rotary_positional_embeddings(
+        ratio = self._positions.vae_scale_factor_spatial
+        return self._positions._prepare_rotary_positional_embeddings(
             height * ratio, width * ratio, frames, self.device
         )
 
     @cached_property
-    def text_pipeline(self) -> CogVideoXPipeline:
-        """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
-        return self._pipeline(
-            tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
-            text_encoder=T5EncoderModel.from_pretrained(
-                self._folder / "text_encoder", dtype=self.dtype, use_safetensors=True
-            ),
-        )
-
-    @cached_property
-    def _bare_pipeline(self) -> CogVideoXPipeline:
-        """For diffusers' own rotary positions."""
-        return self._pipeline(tokenizer=None, text_encoder=None)
-
-    def _pipeline(self, **text_parts: Any) -> CogVideoXPipeline:
-        pipeline = CogVideoXPipeline(
-            vae=None, scheduler=None, transformer=self.transformer, **text_parts
-        )
-        # Without a VAE the pipeline would assume 8.
-        pipeline.vae_scale_factor_spatial = self.facts.spatial_ratio
-        return pipeline
+    def _positions(self) -> CogVideoXPipeline:
+        """For diffusers' own rotary positions; without a VAE it assumes a ratio of its own."""
+        others = dict.fromkeys(("tokenizer", "text_encoder", "vae", "scheduler"))
+        return CogVideoXPipeline(transformer=self.transformer, **others)
 
 
 backbone = CogVideoXBackbone

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 from torch.nn import functional
@@ -79,13 +78,3 @@ class _Rotation:
         length = num_frames * self._tokens_per_frame
         cos, sin = (table[:length] for table in self._rotary)
         return apply_rotary_emb(tokens_BHSD, (cos, sin))
-
-
-def install(transformer: CogVideoXTransformer3DModel, control: AttentionControl) -> None:
-    """Have every self-attention layer of ``transformer`` ask ``control``."""
-    transformer.set_attn_processor(
-        {
-            name: CogVideoXAttention(name, control, stock)
-            for name, stock in transformer.attn_processors.items()
-        }
-    )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
@@ -29,10 +29,6 @@ from glc_ray.protocols import (
 )
 
 _META = torch.device("meta")
-_BLOCKS = {"cogvideox": "transformer_blocks", "wan": "blocks"}
-"""Where the transformer of each backbone has the blocks that it repeats."""
-_WAN_TEXT_TOKENS = 512
-"""The length to which Wan's pipeline pads a prompt."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +142,10 @@ class ModelCost:
         factor = config.get("ffn_dim", 4 * inner_dim) / inner_dim
         tokens = self._count(forward).video_tokens
         clips = len(forward.windows) + forward.rides_along
-        if self._model.backbone == "cogvideox":
-            # Text is part of the sequence, and both branches are one batch.
-            tokens += self._text_shape[0]
-            clips *= _branches(forward)
+        if self._backbone.text_in_sequence:
+            tokens += self._backbone.text_shape[0]
+        if self._backbone.branches_together and forward.guidance_scale is not None:
+            clips *= 2
         values = clips * tokens * inner_dim * (4 + 2 * factor)
         return round(values) * self._backbone.dtype.itemsize
 
@@ -217,7 +213,7 @@ class ModelCost:
         window = replace(forward.windows[0], frames=tuple(range(frames)), weights=(1.0,) * frames)
         forward = replace(forward, windows=(window,))
         self._counted_frames = frames
-        num_blocks = len(getattr(self._transformers[0], _BLOCKS[self._model.backbone]))
+        num_blocks = len(getattr(self._backbone.transformer, self._backbone.blocks))
         counts = []
         for kept in (1, 2):
             with self._first_blocks(kept), FlopCounterMode(display=False) as counter:
@@ -231,28 +227,24 @@ class ModelCost:
     @contextmanager
     def _first_blocks(self, count: int) -> Iterator[None]:
         """Every transformer with its first ``count`` blocks alone."""
-        name = _BLOCKS[self._model.backbone]
-        whole = [getattr(transformer, name) for transformer in self._transformers]
+        name, transformers = self._backbone.blocks, self._backbone.transformers
+        whole = [getattr(transformer, name) for transformer in transformers]
         try:
-            for transformer, blocks in zip(self._transformers, whole, strict=True):
+            for transformer, blocks in zip(transformers, whole, strict=True):
                 setattr(transformer, name, blocks[:count])
             yield
         finally:
-            for transformer, blocks in zip(self._transformers, whole, strict=True):
+            for transformer, blocks in zip(transformers, whole, strict=True):
                 setattr(transformer, name, blocks)
-
-    @property
-    def _transformers(self) -> list[nn.Module]:
-        return [part for part in vars(self._backbone).values() if isinstance(part, nn.Module)]
 
     @cached_property
     def _stored(self) -> list[nn.Module]:
         """The transformers with their weights in the dtypes in which they are kept."""
         casting = self._pipeline.optimize.layerwise_casting
         if casting == "off":
-            return self._transformers
+            return self._backbone.transformers
         # Copies: hooks would come with the cast, and casts with every forward that is counted.
-        parts: list[Any] = deepcopy(self._transformers)
+        parts: list[Any] = deepcopy(self._backbone.transformers)
         for part in parts:
             part.enable_layerwise_casting(
                 storage_dtype=getattr(torch, casting), compute_dtype=self._backbone.dtype
@@ -265,19 +257,12 @@ class ModelCost:
 
     def _text(self) -> dict[str, Tensor]:
         """Features of one prompt and one negative prompt."""
-        shape = (1, 2, *self._text_shape)
+        shape = (1, 2, *self._backbone.text_shape)
         return {"prompt_embeds": torch.empty(shape, dtype=self._backbone.dtype, device=_META)}
 
     @property
     def _config(self) -> Any:
-        return self._backbone.transformer.config  # type: ignore[attr-defined]
-
-    @property
-    def _text_shape(self) -> tuple[int, int]:
-        """(tokens, width) of an encoded prompt."""
-        if self._model.backbone == "cogvideox":
-            return self._config.max_text_seq_length, self._config.text_embed_dim
-        return _WAN_TEXT_TOKENS, self._config.text_dim
+        return self._backbone.transformer.config
 
 
 def scheduler_history(model: ModelSpec, sampling: SamplingSpec) -> int:
@@ -291,10 +276,6 @@ def scheduler_history(model: ModelSpec, sampling: SamplingSpec) -> int:
         # Outputs of the model; UniPC also keeps what its last step began with and what it gave.
         return int(config.get("solver_order", 2)) + 2 * (name == "UniPCMultistepScheduler")
     return 0
-
-
-def _branches(forward: Forward) -> Literal[1, 2]:
-    return 1 if forward.guidance_scale is None else 2
 
 
 def _parameter_bytes(module: nn.Module) -> int:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from glc_ray.backbones import model_folder
 from glc_ray.backbones.attention import (
     AnchorStates,
     AttentionControl,
@@ -24,6 +27,9 @@ from glc_ray.backbones.attention import (
     SpectralMode,
     WindowedMode,
 )
+from glc_ray.backbones.loading import load_transformer
+from glc_ray.backbones.optimize import optimize, weights_device
+from glc_ray.config import OptimizeSpec, PipelineSpec
 from glc_ray.protocols import (
     AnchorAttention,
     Conditioning,
@@ -73,32 +79,70 @@ class AnchorCache:
 class GuidedModel(ABC):
     """A `glc_ray.protocols.Backbone` but for the transformer's own way of being called."""
 
-    def __init__(
-        self, facts: ModelFacts, *, device: torch.device, dtype: torch.dtype, num_videos: int
-    ) -> None:
-        """Prepare.
+    transformer_class: ClassVar[type[Any]]
+    text_encoder_class: ClassVar[type[Any]]
+    text_pipeline_class: ClassVar[type[Any]]
+    """diffusers' pipeline of the model."""
+    attention_class: ClassVar[type[Any]]
+    """The self-attention processor that asks ``control``, around a stock one."""
+    blocks: ClassVar[str]
+    """Where the transformer has the blocks that it repeats."""
+    text_in_sequence: ClassVar[bool]
+    """Text tokens go through the blocks with those of the video."""
+    branches_together: ClassVar[bool]
+    """Both branches of guidance are one batch, not two forwards."""
+
+    def __init__(self, facts: ModelFacts, pipeline: PipelineSpec, device: torch.device) -> None:
+        """Load the transformer, or two that share the noise levels.
 
         Args:
             facts: of the model.
-            device, dtype: of the transformer.
-            num_videos: videos in flight at once, for which anchors are kept.
+            pipeline: which model, how it is optimized, and how many videos are in flight at once,
+                for which anchors are kept.
+            device: where it computes; ``meta`` reads no weights.
         """
         self.facts = facts
         self.device = device
-        self.dtype = dtype
+        self.dtype: torch.dtype = getattr(torch, pipeline.model.dtype)
         self.control = AttentionControl()
         self.anchor_forwards = 0
-        self._anchors = AnchorCache(num_videos)
+        self._anchors = AnchorCache(pipeline.resources.coordinators.count)
+        self._folder = model_folder.resolve(pipeline.model, weights=device.type != "meta")
+        parts = ["transformer", *(["transformer_2"] if facts.low_noise_below is not None else [])]
+        self.transformers = [self._load(part, pipeline.optimize) for part in parts]
+        self.transformer = self.transformers[0]
 
-    @property
-    @abstractmethod
+    def _load(self, part: str, options: OptimizeSpec) -> Any:
+        kind, device = self.transformer_class, weights_device(options, self.device)
+        transformer = load_transformer(kind, self._folder, part, dtype=self.dtype, device=device)
+        # For torch.compile: not every class of diffusers names its blocks.
+        transformer._repeated_blocks = [type(getattr(transformer, self.blocks)[0]).__name__]
+        optimize(transformer, options, self.device, self.dtype)
+        processors = {
+            # diffusers' name of self-attention, beside which some models have one to the text.
+            name: self.attention_class(name, self.control, stock) if ".attn1." in name else stock
+            for name, stock in transformer.attn_processors.items()
+        }
+        transformer.set_attn_processor(processors)
+        return transformer
+
+    @cached_property
     def text_pipeline(self) -> Any:
-        """diffusers' pipeline with tokenizer and text encoder, loaded when first asked for."""
+        """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
+        return self.text_pipeline_class(
+            tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
+            text_encoder=self.text_encoder_class.from_pretrained(
+                self._folder / "text_encoder", dtype=self.dtype, use_safetensors=True
+            ),
+            vae=None,
+            transformer=None,
+            scheduler=None,
+        )
 
     @property
     @abstractmethod
-    def max_text_tokens(self) -> int:
-        """Length to which prompts are cut and padded."""
+    def text_shape(self) -> tuple[int, int]:
+        """(tokens, width) of an encoded prompt, which is cut and padded to this length."""
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: tuple[str, ...], negative_prompt: str) -> Conditioning:
@@ -122,7 +166,7 @@ class GuidedModel(ABC):
             prompt,
             negative_prompt,
             do_classifier_free_guidance=True,
-            max_sequence_length=self.max_text_tokens,
+            max_sequence_length=self.text_shape[0],
             device=self.device,
         )
         return torch.cat([unconditional, conditional])

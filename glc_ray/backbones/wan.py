@@ -6,23 +6,20 @@ Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height,
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from torch import Tensor
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from glc_ray.backbones import model_folder, wan_vae
 from glc_ray.backbones.attention import AttentionMode
 from glc_ray.backbones.guided import GuidedModel
-from glc_ray.backbones.loading import load_transformer
-from glc_ray.backbones.optimize import optimize, weights_device
-from glc_ray.backbones.wan_attention import install
+from glc_ray.backbones.wan_attention import WanSelfAttention
 from glc_ray.backbones.wan_vae import WanFrameDecoder, check_tiling, load_frame_decoder
-from glc_ray.config import DecodeSpec, ModelSpec, OptimizeSpec, PipelineSpec
+from glc_ray.config import DecodeSpec, ModelSpec, PipelineSpec
 from glc_ray.protocols import Capability, DecoderFacts, ModelFacts, UserError
 
 
@@ -86,38 +83,21 @@ class WanBackbone(GuidedModel):
     Wan2.2-A14B takes twice the memory of a single 14B model.
     """
 
-    def __init__(self, pipeline: PipelineSpec, device: torch.device) -> None:
-        model = pipeline.model
-        super().__init__(
-            facts(model),
-            device=device,
-            dtype=getattr(torch, model.dtype),
-            num_videos=pipeline.resources.coordinators.count,
-        )
-        self._folder = model_folder.resolve(model, weights=device.type != "meta")
-        self.transformer = self._load("transformer", pipeline.optimize)
-        self.transformer_2 = (
-            None
-            if self.facts.low_noise_below is None
-            else self._load("transformer_2", pipeline.optimize)
-        )
+    transformer_class = WanTransformer3DModel
+    text_encoder_class = UMT5EncoderModel
+    text_pipeline_class = WanPipeline
+    attention_class = WanSelfAttention
+    blocks = "blocks"
+    text_in_sequence = False
+    branches_together = False
 
-    def _load(self, part: str, options: OptimizeSpec) -> Any:
-        transformer = load_transformer(
-            WanTransformer3DModel,
-            self._folder,
-            part,
-            dtype=self.dtype,
-            device=weights_device(options, self.device),
-        )
-        optimize(transformer, options, self.device, self.dtype)
-        install(transformer, self.control)
-        return transformer
+    def __init__(self, pipeline: PipelineSpec, device: torch.device) -> None:
+        super().__init__(facts(pipeline.model), pipeline, device)
 
     @property
-    def max_text_tokens(self) -> int:
-        """Length to which prompts are cut and padded, as `WanPipeline` does by default."""
-        return 512
+    def text_shape(self) -> tuple[int, int]:
+        """(tokens, width) of an encoded prompt; `WanPipeline` pads to 512 tokens by default."""
+        return 512, self.transformer.config.text_dim
 
     def guided(
         self,
@@ -168,19 +148,7 @@ class WanBackbone(GuidedModel):
 
     def _transformer_at(self, timestep: float) -> Any:
         boundary = self.facts.low_noise_below
-        return self.transformer if boundary is None or timestep >= boundary else self.transformer_2
-
-    @cached_property
-    def text_pipeline(self) -> WanPipeline:
-        """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
-        return WanPipeline(
-            tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
-            text_encoder=UMT5EncoderModel.from_pretrained(
-                self._folder / "text_encoder", dtype=self.dtype, use_safetensors=True
-            ),
-            vae=None,
-            scheduler=None,
-        )
+        return self.transformers[0 if boundary is None or timestep >= boundary else 1]
 
 
 def _has(index: dict[str, Any], part: str = "transformer") -> bool:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
 
@@ -108,13 +107,3 @@ def _attend(query_BHSD: Tensor, key_BHSD: Tensor, value_BHSD: Tensor, *, backend
         backend=backend,
     )
     return output_BSHD.transpose(1, 2)
-
-
-def install(transformer: WanTransformer3DModel, control: AttentionControl) -> None:
-    """Have every self-attention layer of ``transformer`` ask ``control``."""
-    transformer.set_attn_processor(
-        {
-            name: WanSelfAttention(name, control, stock) if ".attn1." in name else stock
-            for name, stock in transformer.attn_processors.items()
-        }
-    )

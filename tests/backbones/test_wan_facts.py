@@ -235,10 +235,10 @@ def test_every_transformer_is_optimized(tiny_wan: TinyWan, kind: str) -> None:
     optimize = {"layerwise_casting": "float8_e4m3fn"}
     pipeline = PipelineSpec(name="tiny", model=spec(tiny_wan(kind)), optimize=optimize)
     backbone = WanBackbone(pipeline, torch.device("cpu"))
-    for transformer in (backbone.transformer, backbone.transformer_2):
-        if transformer is not None:
-            assert transformer.blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn
-            assert transformer.dtype == torch.float32, "in which it computes"
+    assert len(backbone.transformers) == (1 if kind == "one" else 2)
+    for transformer in backbone.transformers:
+        assert transformer.blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn
+        assert transformer.dtype == torch.float32, "in which it computes"
     clips = torch.zeros((1, 3, 16, 4, 6))
     text = {"prompt_embeds": torch.zeros((1, 2, 512, 16))}
     with torch.inference_mode():

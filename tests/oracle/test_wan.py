@@ -90,8 +90,8 @@ def test_the_low_noise_transformer_has_a_guidance_of_its_own(
 
         return hook
 
-    for name in calls:
-        getattr(backbone, name).register_forward_hook(count(name))
+    for name, transformer in zip(calls, backbone.transformers, strict=True):
+        transformer.register_forward_hook(count(name))
     ours = sample_job(job, denoiser)
     assert torch.equal(ours, pipeline_latents(pipeline_of(folder, "model"), sampling))
     assert calls == {"transformer": 4, "transformer_2": 4}, "two steps each, two branches a step"
