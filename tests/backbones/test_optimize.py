@@ -15,31 +15,17 @@ from torch._dynamo.utils import counters
 
 from glc_ray.backbones import optimize
 from glc_ray.backbones.cogvideox import CogVideoXBackbone
-from glc_ray.config import OptimizeSpec, VideoJob
+from glc_ray.config import OptimizeSpec
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.sampler import LocalDenoiser
+from tests.tiny_denoiser import denoiser_of
 from tests.tiny_wan import TinyWan
 
 CPU = torch.device("cpu")
 POSITIONS = pytest.mark.parametrize("positions", ["sincos", "rotary", "1.5"])
 TinyModel = Callable[[str], Path]
-
-
-def denoiser_of(folder: Path, *overrides: tuple[str, Any]) -> LocalDenoiser:
-    """GLC with anchor attention on a video of three windows."""
-    spec = load_pipeline(
-        "toyworld",
-        [
-            ("model.path", str(folder)),
-            ("video.num_frames", 33),
-            ("denoise.batch_size", 2),
-            ("denoise.threads", torch.get_num_threads()),
-            *overrides,
-        ],
-    )
-    return LocalDenoiser.of(VideoJob(prompt="a red ball", pipeline=spec), CPU)
 
 
 def transformer_of(denoiser: LocalDenoiser) -> Any:

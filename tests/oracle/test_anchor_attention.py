@@ -12,29 +12,14 @@ from torch import Tensor
 
 from glc_ray.backbones import registry
 from glc_ray.backbones.attention import AttentionMode, BlendAnchor, BlendFirst, RecordAnchor
-from glc_ray.config import VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.methods import registry as methods
-from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import AnchorAttention, Forward
 from glc_ray.sampler import LocalDenoiser, gather_clips
+from tests.tiny_denoiser import denoiser_of
 
 POSITIONS = pytest.mark.parametrize("positions", ["sincos", "rotary"])
 GUIDANCE = pytest.mark.parametrize("guidance_scale", [None, 6.0])
-
-
-def denoiser_of(folder: FilePath, *overrides: tuple[str, Any]) -> LocalDenoiser:
-    spec = load_pipeline(
-        "toyworld",
-        [
-            ("model.path", str(folder)),
-            ("video.num_frames", 33),
-            ("denoise.batch_size", 2),
-            ("denoise.threads", torch.get_num_threads()),
-            *overrides,
-        ],
-    )
-    return LocalDenoiser.of(VideoJob(prompt="a red ball", pipeline=spec), torch.device("cpu"))
 
 
 def video_latents(denoiser: LocalDenoiser, seed: int = 0) -> Tensor:
