@@ -1,16 +1,19 @@
 """Front door: ``python -m glc_ray.bench``: what the cluster's parts cost and gain, as ratios.
 
 ``denoise`` (the default): the pool against one process; ``coordinator``: fusion and refinement
-beside the model; ``decode``: the streamed decode against diffusers', on one and two decoders.
+beside the model; ``decode``: the streamed decode against diffusers', on one and two decoders;
+``dispatch``: denoisers that sleep on the real pool; ``scale``: thousands of workers, simulated.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 
 import click
 
 from glc_ray.bench_decode import time_decode
+from glc_ray.bench_dispatch import dispatch, scale
 from glc_ray.cli import FrontDoor
 from glc_ray.config import PipelineSpec
 from glc_ray.pipeline_file import load_pipeline, parse_assignment
@@ -37,6 +40,10 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 def main() -> None:
     """What the cluster's parts cost and gain: ratios, since seconds are the machine's."""
+
+
+main.add_command(dispatch)
+main.add_command(scale)
 
 
 @main.command(cls=FrontDoor)
@@ -135,11 +142,15 @@ def _time_pool(
     import torch
 
     from glc_ray.job import build_job
-    from glc_ray.runtime.board import Board
     from glc_ray.runtime.cluster import connected
-    from glc_ray.runtime.coordinator import Coordinator
-    from glc_ray.runtime.pool import start_denoisers
+    from glc_ray.runtime.coordinator import start_coordinator
+    from glc_ray.runtime.denoiser import start_denoisers
+    from glc_ray.runtime.farm import start_farm
+    from glc_ray.runtime.rows import video_id
     from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
+    from glc_ray.store.latents import load_latents
+    from glc_ray.store.output import Output
+    from glc_ray.store.paths import work_latents_path
 
     overrides = [*map(parse_assignment, assignments)]
     spec = load_pipeline(pipeline, [*overrides, ("resources.denoisers.count", max(counts))])
@@ -150,20 +161,20 @@ def _time_pool(
         expected = sample_job(job, denoiser)
     local_s = time.perf_counter() - start
     click.echo(f"in process, {spec.denoise.threads} thread(s): {local_s:.1f} s")
-    with connected(address, spec):
+    with connected(address, spec), tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
         workers = start_denoisers(spec)
-        board = ray.remote(Board).options(num_cpus=0).remote()
         for count in counts:
-            coordinator = ray.remote(Coordinator).options(num_cpus=0)
-            actor = coordinator.remote(workers[:count], board, spec.fuse.threads)
-            latents, timings = ray.get(actor.denoise.remote(job, "bench"))
+            farm = start_farm(folder, workers[:count], spec.resources.denoisers)
+            coordinator = start_coordinator(farm, threads=spec.fuse.threads)
+            timings = ray.get(coordinator.denoise.remote(job, "bench"))
+            latents, _ = load_latents(Output(folder), work_latents_path(video_id(job)))
             seconds = timings.denoise_s + timings.fuse_s + timings.update_s
             per_window_ms = 1000 * timings.forward_s / timings.num_windows
             click.echo(
                 f"{count} worker(s): {seconds:.1f} s, {local_s / seconds:.2f}x; "
                 f"{per_window_ms:.0f} ms a window forward; "
                 f"outside of the model {1 - timings.forward_s / count / seconds:.1%}; "
-                f"same bits: {torch.equal(torch.tensor(latents), expected)}"
+                f"same bits: {torch.equal(latents, expected)}"
             )
 
 

@@ -233,7 +233,9 @@ class Dispatch:
         self._change(assignment.worker, [other for other in held if other != assignment])
         return True
 
-    def fail(self, assignment: Assignment, reason: str, *, is_lost: bool = False) -> bool:
+    def fail(
+        self, assignment: Assignment, reason: str, *, is_lost: bool = False, counts: bool = True
+    ) -> bool:
         """Take a failure and let the task wait again. False: the task has another owner.
 
         The worker leaves: it is lost or sick, and joins when it is well.
@@ -243,6 +245,7 @@ class Dispatch:
             reason: why.
             is_lost: the worker is gone, with all that it had: the failure is held against the task
                 that it was computing, and against no other.
+            counts: False where it is no task's fault.
 
         Raises:
             TaskFailedError: a task has failed as often as it may.
@@ -251,6 +254,8 @@ class Dispatch:
             return False
         guilty = self._has[assignment.worker][0] if is_lost else assignment
         self.leave(assignment.worker)
+        if not counts:
+            return True
         reasons = self._videos[guilty.video].reasons.setdefault(guilty.task, [])
         reasons.append(reason)
         if len(reasons) >= self._max_failures:

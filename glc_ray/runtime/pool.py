@@ -24,6 +24,8 @@ from glc_ray.runtime.messages import Failure, Occupancy
 _MAX_FAILURES = 3
 """Of one task, before its video fails."""
 _WATCH_S = 1.0
+_IDLE_S = 1.0
+"""After which an idle worker is asked for a sign of life before it is given a task."""
 _SIGN_S = 5.0
 """In which a worker that is well says so."""
 _REMEMBERED = 64
@@ -52,7 +54,11 @@ class Pool:
         """Of each worker, when it answered last that it is ready."""
         self._since: dict[int, float] = {}
         """When each worker began what it computes."""
-        self._idle: set[int] = set()
+        self._idle: dict[int, float] = {}
+        """Since when."""
+        self._unsure: set[int] = set()
+        """Workers that were given a task while they were idle, and did not answer since: they may
+        have died before."""
         self._took: deque[float] = deque(maxlen=_REMEMBERED)
         self._starting: set[int] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -76,9 +82,9 @@ class Pool:
         for worker in self._dispatch.submit(video, groups, sticky=sticky):
             self._await_ready(worker, is_busy=True)
         self._granted[video] = []
-        # One that died while it was idle must not be held against a task.
-        for worker in list(self._idle):
-            self._await_ready(worker, is_asked=True)
+        for worker, since in list(self._idle.items()):
+            if time.monotonic() - since > _IDLE_S:
+                self._await_ready(worker, is_asked=True)
         self._grant()
 
     async def take(self, video: str) -> list[Assignment] | Failure:
@@ -99,6 +105,7 @@ class Pool:
             if seconds is not None:
                 self._took.append(seconds)
                 self._busy_s += seconds
+            self._unsure.discard(int(str(assignment.worker)))
             self._begins(assignment.worker)
             self._grant()
 
@@ -136,15 +143,18 @@ class Pool:
         """A worker begins its next task now, or is idle."""
         if self._dispatch.assignments(worker):
             self._since[worker] = time.monotonic()
-            self._idle.discard(worker)
+            if self._idle.pop(worker, None) is not None:
+                self._unsure.add(worker)
         else:
             self._since.pop(worker, None)
-            self._idle.add(worker)
+            self._idle[worker] = time.monotonic()
 
     def _fail(self, assignment: Assignment, why: str, *, is_lost: bool) -> None:
         worker = int(str(assignment.worker))
+        # What died unseen while it was idle is no task's fault.
+        counts = not (is_lost and worker in self._unsure)
         try:
-            if not self._dispatch.fail(assignment, why, is_lost=is_lost):
+            if not self._dispatch.fail(assignment, why, is_lost=is_lost, counts=counts):
                 return
         except TaskFailedError as error:
             self._give_up(str(error.video), Failure(error.task, str(error)))
@@ -192,7 +202,8 @@ class Pool:
         """
         self._dispatch.leave(worker, is_asked=is_asked)
         self._since.pop(worker, None)
-        self._idle.discard(worker)
+        self._idle.pop(worker, None)
+        self._unsure.discard(worker)
         if worker not in self._starting:
             self._starting.add(worker)
             self._run(self._welcome(worker, is_busy=is_busy))
@@ -227,8 +238,10 @@ class Pool:
         self._starting.discard(worker)
         self._lives[worker] = life
         self._dispatch.join(worker)
-        self._begins(worker)
+        # It is given a task at once, or is idle from now on.
         self._grant()
+        if not self._dispatch.assignments(worker):
+            self._begins(worker)
 
     def _kill(self, worker: int) -> None:
         self._killed.add(self._lives[worker])

@@ -1,0 +1,251 @@
+"""Benches of the dispatch: simulated denoisers, that sleep, on the real pool; and a whole farm in a
+simulated time, by the same rules."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import click
+
+from glc_ray.cli import FrontDoor
+from glc_ray.config import PipelineSpec, VideoJob
+
+_WINDOW_SIZE = 13
+_SHAPE = (4, 2, 2)
+"""Channels, height and width: next to nothing is moved, so that dispatch alone is measured."""
+
+
+@click.command(cls=FrontDoor)
+@click.option("--workers", default=8, metavar="N", help="Simulated denoisers. [8]")
+@click.option("--latent-frames", default=301, metavar="K",
+              help="Of each video; 301 are 75 windows of 13 or so. [301]")  # fmt: skip
+@click.option("--window-s", default=0.05, metavar="S", help="Each sleeps for a window. [0.05]")
+@click.option("--videos", default=1, metavar="V", help="In flight at once. [1]")
+@click.option("--steps", default=4, metavar="N", help="Of each video. [4]")
+@click.option("--coordinator-s", default=0.0, metavar="S",
+              help="Each coordinator sleeps between steps. [0]")  # fmt: skip
+def dispatch(
+    workers: int,
+    latent_frames: int,
+    window_s: float,
+    videos: int,
+    steps: int,
+    coordinator_s: float,
+) -> None:
+    """Windows through the real pool to denoisers that only sleep: share of the ideal.
+
+    The ideal are full rounds of all workers. Beside it, what the simulation foresees.
+    """
+    from glc_ray.runtime.cluster import connected
+    from glc_ray.runtime.simulate_farm import FarmModel, simulate_farm
+
+    job = _job(latent_frames, steps)
+    tasks = _groups(job, latent_frames)
+    with connected("local", job.pipeline):
+        seconds, occupancy = _through_the_pool(
+            job, latent_frames, workers, window_s, videos, steps, coordinator_s
+        )
+    rounds_s = math.ceil(len(tasks) / workers) * window_s
+    foreseen = simulate_farm(
+        FarmModel(
+            speeds=(1.0,) * workers,
+            num_videos=videos,
+            num_steps=steps,
+            groups=tuple(tasks),
+            window_s=window_s,
+            coordinator_s=coordinator_s,
+            in_flight=videos,
+        )
+    )
+    click.echo(
+        f"{videos} video(s) of {steps} steps of {len(tasks)} batches of {1000 * window_s:.0f} ms, "
+        f"{workers} simulated workers: {seconds / steps / videos:.3f} s a step"
+    )
+    if videos == 1:
+        step_s = seconds / steps - coordinator_s
+        click.echo(f"share of the ideal ({rounds_s:.2f} s): {rounds_s / step_s:.3f}")
+    click.echo(
+        f"occupancy {occupancy:.3f}, in the simulation {foreseen.occupancy:.3f}; "
+        f"seconds {seconds:.2f}, in the simulation {foreseen.makespan_s:.2f}"
+    )
+
+
+@click.command(cls=FrontDoor)
+@click.option("--workers", default=1024, metavar="N", help="[1024]")
+@click.option("--videos", default=1000, metavar="V", help="In the catalog. [1000]")
+@click.option("--in-flight", default=64, metavar="V", help="Denoised at once. [64]")
+@click.option("--steps", default=50, metavar="N", help="Of each video. [50]")
+@click.option("--latent-frames", default=73, metavar="K", help="Of each video. [73]")
+@click.option("--window-s", default=1.0, metavar="S", help="On a worker of speed 1. [1]")
+@click.option("--coordinator-s", default=0.5, metavar="S", help="Between steps. [0.5]")
+@click.option("--deaths-per-hour", default=0.01, metavar="P", help="Of each worker. [0.01]")
+@click.option("--mixed/--alike", default=True, help="Speeds of 0.5, 1 and 2, or all 1. [mixed]")
+def scale(
+    workers: int,
+    videos: int,
+    in_flight: int,
+    steps: int,
+    latent_frames: int,
+    window_s: float,
+    coordinator_s: float,
+    deaths_per_hour: float,
+    mixed: bool,
+) -> None:
+    """A farm of thousands of workers in a simulated time, by the real rules of dispatch."""
+    from glc_ray.runtime.simulate_farm import FarmModel, simulate_farm
+
+    chance = random.Random(0)  # noqa: S311
+    speeds = tuple(chance.choice((0.5, 1.0, 2.0)) if mixed else 1.0 for _ in range(workers))
+    tasks = _groups(_job(latent_frames, steps), latent_frames)
+    start = time.perf_counter()
+    run = simulate_farm(
+        FarmModel(
+            speeds=speeds,
+            num_videos=videos,
+            num_steps=steps,
+            groups=tuple(tasks),
+            window_s=window_s,
+            coordinator_s=coordinator_s,
+            latency_s=0.005,
+            in_flight=in_flight,
+            deaths_per_hour=deaths_per_hour,
+        )
+    )
+    took_s = time.perf_counter() - start
+    work_s = run.num_tasks * window_s
+    click.echo(
+        f"{videos} videos of {steps} steps of {len(tasks)} batches on {workers} workers: "
+        f"{run.makespan_s / 3600:.2f} h, {work_s / sum(speeds) / 3600:.2f} h if nobody ever waited"
+    )
+    click.echo(
+        f"occupancy {run.occupancy:.3f}; {run.deaths} deaths, lost work {run.lost_share:.4%}; "
+        f"simulated at {run.num_tasks / took_s:,.0f} batches/s"
+    )
+
+
+def _job(latent_frames: int, steps: int) -> VideoJob:
+    from glc_ray.pipeline_file import load_pipeline
+
+    frames = 4 * (latent_frames - 1) + 1
+    options = [
+        ("video.num_frames", frames),
+        ("sampling.num_steps", steps),
+        ("denoise.batch_size", 1),
+    ]
+    spec: PipelineSpec = load_pipeline("toyworld", options)
+    return VideoJob(prompt="simulated", pipeline=spec)
+
+
+def _facts(latent_frames: int) -> Any:
+    from glc_ray.protocols import ModelFacts
+
+    channels, height, width = _SHAPE
+    return ModelFacts(
+        window_size=_WINDOW_SIZE,
+        temporal_ratio=4,
+        spatial_ratio=1,
+        latent_channels=channels,
+        height=height,
+        width=width,
+    )
+
+
+def _groups(job: VideoJob, latent_frames: int) -> list[str | None]:
+    """The groups of the batches of a step."""
+    from glc_ray.forwards import ForwardPlanner
+
+    facts = _facts(latent_frames)
+    forwards = ForwardPlanner(job, facts).forwards(_plan(job, latent_frames, 0))
+    return [None if forward.anchor is None else forward.path for forward in forwards]
+
+
+def _plan(job: VideoJob, latent_frames: int, step: int) -> Any:
+    from glc_ray.methods.glc import GLC
+
+    glc = GLC(
+        num_latent_frames=latent_frames,
+        window_size=_WINDOW_SIZE,
+        seed=job.seed,
+        options=job.pipeline.glc,
+    )
+    return glc.plan(step, 999 - step)
+
+
+class _Sleeper:
+    """A simulated denoiser: it sleeps, and answers zeros."""
+
+    def __init__(self, window_s: float) -> None:
+        import uuid
+
+        self._window_s = window_s
+        self._life = uuid.uuid4().hex
+
+    def ready(self) -> str:
+        return self._life
+
+    def encode_prompts(self, prompts: Any, negative_prompt: str) -> dict[str, Any]:
+        return {}
+
+    def denoise(self, batch: Any, conditioning: Any, anchor: Any = None) -> Any:
+        from glc_ray.runtime.messages import WindowBatchResult
+
+        time.sleep(self._window_s)
+        return WindowBatchResult(batch.clips_BFCHW, self._window_s, 0)
+
+
+class _Driver:
+    """A coordinator without mathematics: it sleeps between steps."""
+
+    def __init__(self, farm: Any, job: VideoJob, latent_frames: int) -> None:
+        from glc_ray.forwards import ForwardPlanner
+        from glc_ray.runtime.pool_denoiser import PoolDenoiser
+
+        self._job, self._latent_frames = job, latent_frames
+        planner = ForwardPlanner(job, _facts(latent_frames))
+        self._denoiser = PoolDenoiser(farm.pool, farm.workers, planner)
+
+    def ready(self) -> None:
+        pass
+
+    def run(self, steps: int, coordinator_s: float) -> None:
+        import torch
+
+        latents = torch.zeros(1, self._latent_frames, *_SHAPE)
+        for step in range(steps):
+            for _ in self._denoiser.denoise(latents, _plan(self._job, self._latent_frames, step)):
+                pass
+            time.sleep(coordinator_s)
+
+
+def _through_the_pool(
+    job: VideoJob,
+    latent_frames: int,
+    num_workers: int,
+    window_s: float,
+    num_videos: int,
+    steps: int,
+    coordinator_s: float,
+) -> tuple[float, float]:
+    """Seconds of all steps, and the share of them in which workers were busy."""
+    import ray
+
+    from glc_ray.runtime.farm import start_farm
+
+    sleeper = ray.remote(_Sleeper).options(num_cpus=0)
+    workers = [sleeper.remote(window_s) for _ in range(num_workers)]
+    farm = start_farm("", workers, job.pipeline.resources.denoisers)
+    driver = ray.remote(_Driver).options(num_cpus=0)
+    jobs = [job.model_copy(update={"seed": seed}) for seed in range(num_videos)]
+    drivers = [driver.remote(farm, one, latent_frames) for one in jobs]
+    ray.get([one.ready.remote() for one in drivers])
+    # Once for whatever is loaded late, then for the clock.
+    ray.get([one.run.remote(1, 0.0) for one in drivers])
+    before = ray.get(farm.pool.occupancy.remote()).busy_s
+    start = time.perf_counter()
+    ray.get([one.run.remote(steps, coordinator_s) for one in drivers])
+    seconds = time.perf_counter() - start
+    busy_s = ray.get(farm.pool.occupancy.remote()).busy_s - before
+    return seconds, busy_s / seconds / num_workers
