@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import torch
@@ -141,9 +142,8 @@ class DiffusersScheduler:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """What a state must agree in: settings too, as a model's files may have changed."""
-        # As texts, since JSON has no infinite numbers.
-        settings = {key: str(value) for key, value in self._scheduler.config.items()}
-        settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+        config = self._scheduler.config.items()
+        settings = {key: _as_text(value) for key, value in config if not key.startswith("_")}
         name = type(self._scheduler).__name__
         return {"class": name, "num_steps": len(self.timesteps), **settings}
 
@@ -199,6 +199,12 @@ class DiffusersScheduler:
         if previous < 0:
             return float(self._scheduler.final_alpha_cumprod) ** 0.5
         return float(self._scheduler.alphas_cumprod[previous]) ** 0.5
+
+
+def _as_text(setting: object) -> str:
+    """JSON has no infinite numbers; a list of noise levels, which is long, by its checksum."""
+    text = str(setting)
+    return text if len(text) < 80 else f"sha256 {sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _set_timesteps(scheduler: Any, num_steps: int) -> None:
