@@ -25,6 +25,7 @@ from torch import Tensor
 
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
+from glc_ray.store.storage import StorageError
 
 FORMAT = "glc-ray latents"
 FORMAT_VERSION = "1"
@@ -33,7 +34,12 @@ TENSOR = "latents"
 _CHUNK_BYTES = 8 << 20
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
-_ADVICE = "give a file that --keep-latents wrote, or render the video again"
+_OF_A_USER = "give a file that --keep-latents wrote, or render the video again"
+_OF_A_RUN = "run the same command again, and it is made anew"
+
+
+class CorruptLatentsError(UserError):
+    """A file of latents is not what was written: no use in reading it again."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ def load_latents(
         (1, k, C, H, W) float32, and the header of the whole file.
 
     Raises:
-        UserError: there is no such file, it is foreign, cut short or corrupted, or has no such
-            frames.
+        CorruptLatentsError: it is foreign, cut short or corrupted.
+        UserError: there is no such file, or it has no such frames.
         StorageError: storage cannot be read.
     """
     with _opened(output, path) as file:
@@ -132,8 +138,9 @@ def copy_latents(source: str, output: Output, path: str) -> None:
         output, path: where it goes.
 
     Raises:
-        UserError: it is missing, foreign, cut short or corrupted.
-        StorageError: it cannot be stored.
+        CorruptLatentsError: it is foreign, cut short or corrupted.
+        UserError: there is no such file.
+        StorageError: it cannot be read or stored.
     """
     with _opened(None, source) as file, output.writing(path) as local, local.open("wb") as copy:
         copy.write(file.start())
@@ -147,9 +154,10 @@ def copy_latents(source: str, output: Output, path: str) -> None:
 class _LatentsFile:
     """An open latents file whose header was checked."""
 
-    def __init__(self, stream: pa.NativeFile, name: str) -> None:
+    def __init__(self, stream: pa.NativeFile, name: str, advice: str) -> None:
         self._stream = stream
         self.name = name
+        self._advice = advice
         self.header = self._read_header()
         self._checksums = json.loads(self.header.metadata["chunk_sha256"])
         self._whole = hashlib.sha256()
@@ -184,15 +192,16 @@ class _LatentsFile:
         if self._whole.hexdigest() != self.header.metadata["sha256"]:
             raise self.error("the tensor is corrupted (its checksum differs)")
 
-    def error(self, what: str) -> UserError:
-        return UserError(f"{self.name}: {what}; {_ADVICE}")
+    def error(self, what: str) -> CorruptLatentsError:
+        return CorruptLatentsError(f"{self.name}: {what}; {self._advice}")
 
     def _read(self, num_bytes: int, start: int) -> pa.Buffer:
         try:
             self._stream.seek(self.header.data_start + start)
             return self._stream.read_buffer(num_bytes)
         except (OSError, pa.ArrowException) as failure:
-            raise self.error(f"cannot be read ({failure})") from None
+            # It may well be whole.
+            raise StorageError(f"{self.name}: cannot be read ({failure}); try again") from None
 
     def _read_header(self) -> LatentsHeader:
         size = self._stream.size()
@@ -225,6 +234,7 @@ class _LatentsFile:
 
 
 def _opened(output: Output | None, path: str) -> _LatentsFile:
+    advice = _OF_A_USER if output is None else _OF_A_RUN
     if output is None:
         # A URI's options are the whole output's.
         place, *options = path.split("?", 1) if "://" in path else [str(Path(path).resolve())]
@@ -232,9 +242,9 @@ def _opened(output: Output | None, path: str) -> _LatentsFile:
         output = Output("?".join([folder or "/", *options]))
     stream = output.read(path)
     if stream is None:
-        raise UserError(f"{output.uri(path)}: there is no such file; {_ADVICE}")
+        raise UserError(f"{output.uri(path)}: there is no such file; {advice}")
     try:
-        return _LatentsFile(stream, output.uri(path))
+        return _LatentsFile(stream, output.uri(path), advice)
     except UserError:
         stream.close()
         raise

@@ -142,6 +142,12 @@ class Ledger:
         self._remove(file for file in self._files(segment) if file.attempt < attempt)
         return True
 
+    def withdraw(self, segment: int, attempt: int) -> None:
+        """Remove what an attempt stored but did not enter: on a full disk it is in the way."""
+        files = [file for file in self._files(segment) if file.attempt == attempt]
+        if not any(file.kind == "json" for file in files):
+            self._remove(file for file in files if file.kind != "claim")
+
     def done(self) -> dict[int, SegmentEntry]:
         """The entries of all segments that are done, by segment, each by the segment's owner."""
         files = self._files()

@@ -117,7 +117,7 @@ def test_frames_that_are_not_there(local: Output, frames: slice) -> None:
 def test_no_file(local: Output) -> None:
     _file(local).unlink()
     assert _refusal(local) == (
-        "there is no such file; give a file that --keep-latents wrote, or render the video again"
+        "there is no such file; run the same command again, and it is made anew"
     )
 
 
@@ -131,8 +131,8 @@ def test_a_corrupted_frame(local: Output) -> None:
     header = read_header(local, PATH)
     _flip(_file(local), header.data_start + 4 * header.frame_bytes + 7)
     assert _refusal(local) == (
-        "latent frames 3 to 5 are corrupted (their checksum differs); give a file that "
-        "--keep-latents wrote, or render the video again"
+        "latent frames 3 to 5 are corrupted (their checksum differs); run the same command again, "
+        "and it is made anew"
     )
     assert _refusal(local, slice(5, 7)).startswith("latent frames 3 to 5 are corrupted")
     # The others can be had.
