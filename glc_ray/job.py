@@ -11,7 +11,7 @@ from typing import Any
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.forwards import ForwardPlanner
-from glc_ray.media.decode_plan import DecodePlan, plan_decode
+from glc_ray.media.decode_plan import DecodePlan, Kind, plan_decode
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import set_key, validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
@@ -107,8 +107,15 @@ def job_from_latents(latents_path: str, overrides: Iterable[Any]) -> VideoJob:
     return job
 
 
-def decode_plan(pipeline: PipelineSpec, num_videos: int = 1) -> DecodePlan:
+def decode_plan(
+    pipeline: PipelineSpec, num_videos: int = 1, *, kind: Kind | None = None
+) -> DecodePlan:
     """How the decoders share the videos of a run, and the segments that the file is made of.
+
+    Args:
+        pipeline: of a video.
+        num_videos: that are decoded in the run.
+        kind: what they share, where that is decided already.
 
     Raises:
         UserError: it was said how, and cannot be.
@@ -119,7 +126,7 @@ def decode_plan(pipeline: PipelineSpec, num_videos: int = 1) -> DecodePlan:
     return plan_decode(
         registry.decoder_facts(pipeline.model, pipeline.decode),
         (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
-        pipeline.decode,
+        pipeline.decode if kind is None else pipeline.decode.model_copy(update={"parallel": kind}),
         num_frames=pipeline.video.num_frames,
         num_decoders=pipeline.resources.decoders.count,
         num_videos=num_videos,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from collections import deque
 from contextlib import suppress
@@ -142,8 +143,13 @@ class FFmpegProcess:
         self._reader.join()
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         said = "\n".join(self._last_lines) or "(it said nothing)"
+        if code == -signal.SIGKILL:
+            how += ", by somebody or for want of memory"
         if os.strerror(errno.ENOSPC) in said:
-            how += ", because the disk that it writes to is full"
+            how += (
+                ", because the disk that it writes to is full; make room there, or name another "
+                "folder by TMPDIR"
+            )
         return FFmpegError(f"ffmpeg {how}:\n{said}")
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glc_ray.config import VideoJob
 from glc_ray.media.contact_sheet import ContactSheet
-from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.formats import choose
 from glc_ray.media.segments import SegmentFile, join
 from glc_ray.runtime.decode_stage import PICTURES
+from glc_ray.runtime.failures import in_words
+from glc_ray.runtime.file_plans import FileFacts
 from glc_ray.runtime.rows import Row, job_of, ledger_of, record_of, video_id
 from glc_ray.store.ledger import Ledger, SegmentEntry
-from glc_ray.store.manifest import VideoRecord
+from glc_ray.store.manifest import SCHEMA, VideoRecord
 from glc_ray.store.output import Output
 from glc_ray.store.paths import (
     contact_sheet_path,
@@ -28,6 +31,7 @@ from glc_ray.store.paths import (
     work_latents_path,
     work_path,
 )
+from glc_ray.store.storage import StorageError
 
 
 class Assembly:
@@ -35,22 +39,11 @@ class Assembly:
 
     Args:
         output: where videos go.
-        decode_plan: says which segments a video has.
-        shape: (frames, width, height) of each video's file.
         keep_latents: keep final latents beside the video.
     """
 
-    def __init__(
-        self,
-        output: str,
-        decode_plan: DecodePlan,
-        shape: tuple[int, int, int],
-        *,
-        keep_latents: bool,
-    ) -> None:
+    def __init__(self, output: str, *, keep_latents: bool) -> None:
         self._output = Output(output)
-        self._plan = decode_plan
-        self._num_frames, self._width, self._height = shape
         self._keep_latents = keep_latents
         self._rows: dict[str, list[Row]] = {}
 
@@ -62,33 +55,39 @@ class Assembly:
             return None
         del self._rows[row["job"]]
         job, name = job_of(row), row["name"]
+        timings = json.loads(row["timings"])
         record = replace(
             record_of(job, name),
-            **json.loads(row["timings"]),
+            # Not all of them are columns.
+            **{column: timings[column] for column in timings.keys() & SCHEMA.names},
             decode_s=sum(one["decode_s"] for one in rows),
             encode_s=sum(one["encode_s"] for one in rows),
-            error=next((one["error"] for one in rows if one["error"]), ""),
         )
-        if not record.error:
+        failed = next((one for one in rows if one["error"]), None)
+        if failed is not None:
+            record = replace(record, status=failed["status"], error=failed["error"])
+        else:
             try:
-                record = replace(record, **self._finish(job, name), status="done")
+                facts = FileFacts.from_json(row["file"])
+                made, join_s = self._finish(job, name, facts)
+                record = replace(record, **made, encode_s=record.encode_s + join_s, status="done")
             except Exception as failure:
-                record = replace(record, error=f"join: {type(failure).__name__}: {failure}")
+                record = replace(record, error=f"join: {in_words(failure)}")
         return replace(record, total_s=time.time() - row["started"])
 
-    def _finish(self, job: VideoJob, name: str) -> dict[str, Any]:
-        """Join, store, and clear the work folder; what the record says of it."""
+    def _finish(self, job: VideoJob, name: str, facts: FileFacts) -> tuple[dict[str, Any], float]:
+        """Join, store, and clear the work folder; what the record says of it, and the seconds of
+        the join."""
         ledger = ledger_of(self._output, job)
         entries = ledger.done()
-        missing = [part.index for part in self._plan.segments if part.index not in entries]
+        missing = [index for index in facts.segments if index not in entries]
         if missing:
-            raise RuntimeError(f"segments {missing} are not there; run the same command again")
+            raise StorageError(f"{self._output.uri()}: segments {missing} are not there any more")
         encoding = choose(job.pipeline.encode)
         path = video_path(name, encoding.format.suffix)
         with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
             segments = [
-                self._fetch(ledger, entries[part.index], Path(folder))
-                for part in self._plan.segments
+                self._fetch(ledger, entries[index], Path(folder)) for index in facts.segments
             ]
             video = Path(folder) / f"video{encoding.format.suffix}"
             report = join(
@@ -102,44 +101,58 @@ class Assembly:
                 },
             )
             sheet = Path(folder) / "sheet.png"
-            self._contact_sheet(job, ledger, entries).save(sheet)
+            self._contact_sheet(job, facts, entries).save(sheet)
             put = self._output.put_folder if video.is_dir() else self._output.put
             size_bytes = put(video, path)
             self._output.put(sheet, contact_sheet_path(name))
         if self._keep_latents:
             self._output.move(work_latents_path(video_id(job)), latents_path(name))
-        self._output.delete(work_path(video_id(job)))
-        return {
+        # The video is there: what cannot be removed takes room, and that is all.
+        with suppress(StorageError):
+            self._output.delete(work_path(video_id(job)))
+        made = {
             "num_frames": report.num_frames,
             "fps": job.pipeline.video.fps,
-            "width": self._width,
-            "height": self._height,
+            "width": facts.width,
+            "height": facts.height,
             "size_bytes": size_bytes,
             "path": path,
             "contact_sheet": contact_sheet_path(name),
         }
+        return made, report.join_s
 
     def _fetch(self, ledger: Ledger, entry: SegmentEntry, folder: Path) -> SegmentFile:
         """A segment as a local file or folder, checked."""
         if not ledger.valid(entry, checksum=True):
             self._output.delete(entry.path)
-            raise RuntimeError(
-                f"{self._output.uri(entry.path)}: is not what was stored (its checksum differs); "
-                "run the same command again, and it is made anew"
+            raise StorageError(
+                f"{self._output.uri(entry.path)}: is not what was stored (its checksum differs), "
+                "and is removed"
             )
         local = self._output.local_copy(entry.path, folder)
         if local.suffix != ".tar":
             return SegmentFile(local, entry.num_frames)
-        unpacked = folder / local.stem
-        shutil.unpack_archive(local, unpacked, "tar", filter="data")
-        return SegmentFile(unpacked, entry.num_frames)
+        return SegmentFile(_unpacked(local, folder / local.stem), entry.num_frames)
 
     def _contact_sheet(
-        self, job: VideoJob, ledger: Ledger, entries: dict[int, SegmentEntry]
+        self, job: VideoJob, facts: FileFacts, entries: dict[int, SegmentEntry]
     ) -> ContactSheet:
-        sheet = ContactSheet(self._num_frames, title=job.prompt, fps=job.pipeline.video.fps)
+        sheet = ContactSheet(facts.num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
             stored = self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{PICTURES}")
             pictures = json.loads(stored or b"{}")
             sheet.merge({int(frame): base64.b64decode(png) for frame, png in pictures.items()})
         return sheet
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The frames of a segment that is a tar file; nothing of it is written but plain files, into
+    ``folder``, whatever their paths say (tarfile's own filters need Python 3.10.12)."""
+    folder.mkdir()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            source = tar.extractfile(member) if member.isfile() else None
+            if source is not None:
+                with (folder / Path(member.name).name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+    return folder

@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,45 @@ from ray.exceptions import RayError
 
 from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.job import file_shape
-from glc_ray.media.decode_plan import DecodePlan
-from glc_ray.media.stretch import stretches
+from glc_ray.media.decode_plan import Kind
+from glc_ray.media.stretch import Segment, Stretch, stretches
 from glc_ray.media.tiles import SpreadTiles
 from glc_ray.media.write import WrittenSegment, write_segments
 from glc_ray.runtime.denoiser import assigned_device
+from glc_ray.runtime.failures import in_words
+from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
 from glc_ray.runtime.stored_latents import StoredLatents
 from glc_ray.runtime.tile_pool import BlendingDecoder, spread_over
+from glc_ray.store.latents import CorruptLatentsError
 from glc_ray.store.ledger import Ledger, SegmentEntry
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
+from glc_ray.store.storage import StorageError
 
 PICTURES = ".pictures"
 """Suffix of a segment's pictures of the contact sheet: JSON, base64 PNG by frame."""
 
-_MAX_FAILURES = 3
-"""Of tile actors, before the video fails."""
+_MAX_LOSSES = 3
+"""Of tile actors in one row, before the video fails."""
+
+
+@dataclass
+class _Work:
+    """What a row took so far, and where it stands."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    segment: Segment | None = None
+    """That is being made."""
 
 
 class DecodeEncodeStage:
     """Row of a stretch -> the same; its segments are stored and in the ledger.
 
     Frames live in this process alone, one temporal batch at a time. A row that is done again, after
-    the process was killed, makes only the segments that are missing.
+    the process was killed, makes only the segments that are missing. Rows may be of any pipelines
+    that share model and decode settings.
     """
 
     def __init__(
@@ -46,21 +61,29 @@ class DecodeEncodeStage:
         pipeline: PipelineSpec,
         output: str,
         board: Any,
-        decode_plan: DecodePlan,
+        kind: Kind,
         tile_actors: list[Any],
     ) -> None:
+        """Load the VAE.
+
+        Args:
+            pipeline: one of the run's: its model and decode settings are everybody's.
+            output: where videos go.
+            board: handle of the progress board.
+            kind: what decoders share, see ``FilePlans``.
+            tile_actors: those that decode where ``kind`` is tiles.
+        """
         torch.set_num_threads(pipeline.decode.threads)
+        self._plans = FilePlans(kind)
         self._tiles: SpreadTiles | None = None
-        if decode_plan.kind == "tiles":
+        if kind == "tiles":
             dtype = getattr(torch, pipeline.decode.dtype or pipeline.model.dtype)
-            self._tiles = spread_over(tile_actors, decode_plan, dtype)
+            # Tiles are the same for every length.
+            self._tiles = spread_over(tile_actors, self._plans.of(pipeline).decode.tiles, dtype)
             self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
         else:
             self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
-        model = facts(pipeline.model)
-        self._leading = model.leading_latent_frames
-        self._num_frames, *_ = file_shape(pipeline, model)
-        self._plan = decode_plan
+        self._leading = facts(pipeline.model).leading_latent_frames
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
@@ -68,57 +91,81 @@ class DecodeEncodeStage:
 
     def __call__(self, row: Row) -> Row:
         if row["error"]:
-            return row
-        wanted = set(json.loads(row["segments"]))
-        times = {"decode_s": 0.0, "encode_s": 0.0}
-        for failures in range(1, _MAX_FAILURES + 1):
+            return {**row, "file": ""}
+        work, error = _Work(), ""
+        for _ in range(_MAX_LOSSES):
             try:
-                self._make(job_of(row), row, wanted, times)
-                return {**row, **times}
+                plan = self._make(job_of(row), row, work)
             except RayError as failure:
                 # A tile actor was lost, and its caches with it: begin anew behind what is done.
-                error = f"{type(failure).__name__}: {failure}"
-                if failures == _MAX_FAILURES:
-                    return {**row, "error": f"decode and encode: {error}"}
+                error = in_words(failure)
             except Exception as failure:
-                error = f"{type(failure).__name__}: {failure}"
-                return {**row, "error": f"decode and encode: {error}"}
-        raise AssertionError("not reached")
+                error = in_words(failure)
+                break
+            else:
+                return _answer(row, work, file=plan.facts.to_json())
+        return _answer(row, work, error=f"{_place(work)}: {error}")
 
-    def _make(self, job: VideoJob, row: Row, wanted: set[int], times: dict[str, float]) -> None:
-        """Make the wanted segments that are not there yet."""
+    def _make(self, job: VideoJob, row: Row, work: _Work) -> FilePlan:
+        """Make the row's segments that are not there yet."""
+        plan = self._plans.of(job.pipeline)
         ledger = ledger_of(self._output, job)
-        path = work_latents_path(video_id(job))
         done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
-        missing = [part for part in self._plan.segments if part.index in wanted - done]
+        wanted = set(json.loads(row["segments"])) - done
+        missing = [part for part in plan.decode.segments if part.index in wanted]
+        self._tell(job, row, plan, 0)
+        try:
+            for stretch in stretches(missing, 1, warmup=plan.decode.warmup):
+                self._make_stretch(job, row, plan, stretch, ledger, work)
+        except CorruptLatentsError:
+            # Out of the way, or the same command would find them again, for ever.
+            self._output.delete(work_latents_path(video_id(job)))
+            raise
+        return plan
 
-        def tell(num_frames: int) -> None:
-            self._board.decoded.remote(
-                job.specification_hash, row["name"], num_frames, self._num_frames
+    def _make_stretch(
+        self,
+        job: VideoJob,
+        row: Row,
+        plan: FilePlan,
+        stretch: Stretch,
+        ledger: Ledger,
+        work: _Work,
+    ) -> None:
+        latents = StoredLatents(
+            self._output, work_latents_path(video_id(job)), leading=self._leading
+        )
+        attempts = [ledger.next_attempt(segment.index) for segment in stretch]
+        for segment, attempt in zip(stretch, attempts, strict=True):
+            ledger.claim(segment.index, attempt)
+        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+            written = write_segments(
+                self._decoder,
+                latents.as_tensor(),
+                stretch,
+                Path(folder),
+                num_frames=plan.facts.num_frames,
+                fps=job.pipeline.video.fps,
+                settings=job.pipeline.encode,
+                warmup=plan.decode.warmup,
+                tiles=self._tiles,
+                on_frames=lambda num_frames: self._tell(job, row, plan, num_frames),
             )
+            for segment, attempt in zip(stretch, attempts, strict=True):
+                work.segment = segment
+                one = next(written)
+                try:
+                    self._store(ledger, one, attempt)
+                except StorageError:
+                    ledger.withdraw(segment.index, attempt)
+                    raise
+                work.decode_s += one.report.decode_s
+                work.encode_s += one.report.encode_s
 
-        tell(0)
-        latents = StoredLatents(self._output, path, leading=self._leading).as_tensor()
-        for stretch in stretches(missing, 1, warmup=self._plan.warmup):
-            attempts = {part.index: ledger.next_attempt(part.index) for part in stretch}
-            for index, attempt in attempts.items():
-                ledger.claim(index, attempt)
-            with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-                for written in write_segments(
-                    self._decoder,
-                    latents,
-                    stretch,
-                    Path(folder),
-                    num_frames=self._num_frames,
-                    fps=job.pipeline.video.fps,
-                    settings=job.pipeline.encode,
-                    warmup=self._plan.warmup,
-                    tiles=self._tiles,
-                    on_frames=tell,
-                ):
-                    self._store(ledger, written, attempts[written.segment.index])
-                    times["decode_s"] += written.report.decode_s
-                    times["encode_s"] += written.report.encode_s
+    def _tell(self, job: VideoJob, row: Row, plan: FilePlan, num_frames: int) -> None:
+        self._board.decoded.remote(
+            job.specification_hash, row["name"], num_frames, plan.facts.num_frames
+        )
 
     def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
         """Store a segment and enter it; a folder of pictures as one tar file."""
@@ -143,3 +190,16 @@ class DecodeEncodeStage:
         ledger.commit(segment.index, attempt, entry)
         shutil.rmtree(written.path) if written.path.is_dir() else written.path.unlink()
         local.unlink(missing_ok=True)
+
+
+def _answer(row: Row, work: _Work, *, file: str = "", error: str = "") -> Row:
+    times = {"decode_s": work.decode_s, "encode_s": work.encode_s}
+    return {**row, **times, "file": file, "error": error}
+
+
+def _place(work: _Work) -> str:
+    """Where a row failed."""
+    if work.segment is None:
+        return "decode and encode"
+    first = work.segment.first_frame
+    return f"decode and encode of frames {first} to {first + work.segment.num_frames - 1}"

@@ -10,12 +10,13 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.media.decode_plan import DecodePlan
+from glc_ray.media.decode_plan import Kind
 from glc_ray.media.stretch import stretches
 from glc_ray.protocols import UserError
 from glc_ray.runtime.coordinator import start_coordinator
 from glc_ray.runtime.errors import CancelledError, reason
 from glc_ray.runtime.farm import Farm
+from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
 from glc_ray.store.latents import read_header
@@ -34,7 +35,7 @@ class DenoiseStage:
     handed on.
     """
 
-    def __init__(self, farm: Farm, pipeline: PipelineSpec, decode_plan: DecodePlan) -> None:
+    def __init__(self, farm: Farm, pipeline: PipelineSpec, kind: Kind) -> None:
         self._coordinator = start_coordinator(
             farm,
             num_cpus=pipeline.resources.coordinators.num_cpus,
@@ -42,7 +43,7 @@ class DenoiseStage:
         )
         self._farm = farm
         self._output = Output(farm.output)
-        self._decode_plan = decode_plan
+        self._plans = FilePlans(kind)
 
     def __call__(self, row: Row) -> Iterator[Row]:
         job, row = job_of(row), {**row, "started": time.time()}
@@ -89,7 +90,7 @@ class DenoiseStage:
         raise AssertionError("not reached")
 
     def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:
-        ledger, plan = ledger_of(self._output, job), self._decode_plan
+        ledger, plan = ledger_of(self._output, job), self._plans.of(job.pipeline).decode
         ledger.forget_other_settings()
         done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
         missing = [segment for segment in plan.segments if segment.index not in done]

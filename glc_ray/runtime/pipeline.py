@@ -8,9 +8,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from glc_ray.backbones.registry import facts
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.job import decode_plan, file_shape, video_name
+from glc_ray.job import decode_plan, video_name
 from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.runtime.assembly import Assembly
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
@@ -58,13 +57,12 @@ class Run:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
         # Here, where diffusers is imported already, and not once more in the graph's process.
         plan = decode_plan(self._pipeline, len(jobs))
-        shape = file_shape(self._pipeline, facts(self._pipeline.model))
         waiting = {job.specification_hash: job for job in jobs}
         for key, job in waiting.items():
             self._farm.board.report.remote(key, VideoProgress(video_name(job), "queued"))
         try:
             answers = self._graph.records.options(num_returns="streaming")
-            for done in answers.remote(list(jobs), plan, shape):
+            for done in answers.remote(list(jobs), plan):
                 record: VideoRecord = ray.get(done)
                 del waiting[record.specification_hash]
                 yield record
@@ -81,15 +79,13 @@ class _Graph:
         self._pipeline = pipeline
         self._keep_latents = keep_latents
 
-    def records(
-        self, jobs: list[VideoJob], plan: DecodePlan, shape: tuple[int, int, int]
-    ) -> Iterator[VideoRecord]:
-        """Records as they are done; ``shape`` is (frames, width, height) of each file."""
+    def records(self, jobs: list[VideoJob], plan: DecodePlan) -> Iterator[VideoRecord]:
+        """Records as they are done; ``plan`` says which actors decode, for all jobs."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        assembly = Assembly(self._farm.output, plan, shape, keep_latents=self._keep_latents)
+        assembly = Assembly(self._farm.output, keep_latents=self._keep_latents)
         rows = [row_of(job, video_name(job)) for job in jobs]
         names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
         for row in self._dataset(rows, plan).iter_rows():
@@ -110,7 +106,7 @@ class _Graph:
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._farm, self._pipeline, plan),
+                fn_constructor_args=(self._farm, self._pipeline, plan.kind),
                 compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
                 num_cpus=0,
             )
@@ -120,7 +116,7 @@ class _Graph:
                     self._pipeline,
                     self._farm.output,
                     self._farm.board,
-                    plan,
+                    plan.kind,
                     tile_actors,
                 ),
                 compute=ActorPoolStrategy(size=size),

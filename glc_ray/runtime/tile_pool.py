@@ -12,7 +12,6 @@ from torch import Tensor
 
 from glc_ray.backbones.registry import load_frame_decoder
 from glc_ray.config import PipelineSpec
-from glc_ray.media.decode_plan import DecodePlan
 from glc_ray.media.tiles import SpreadTiles, TileWorker
 from glc_ray.protocols import DecoderFacts
 from glc_ray.runtime.denoiser import assigned_device
@@ -51,9 +50,14 @@ def start_tile_actors(pipeline: PipelineSpec, count: int) -> list[Any]:
     return [actor.remote(pipeline) for _ in range(count)]
 
 
-def spread_over(actors: list[Any], plan: DecodePlan, dtype: torch.dtype) -> SpreadTiles:
-    """Decodes each temporal batch's tiles on ``actors``; ``dtype`` is the VAE's."""
-    return SpreadTiles([_starter(actor, dtype) for actor in actors], plan.tiles)
+def spread_over(
+    actors: list[Any], shares: tuple[tuple[int, ...], ...], dtype: torch.dtype
+) -> SpreadTiles:
+    """Decodes each temporal batch's tiles on ``actors``, to each its share.
+
+    ``dtype`` is the VAE's.
+    """
+    return SpreadTiles([_starter(actor, dtype) for actor in actors], shares)
 
 
 def _starter(

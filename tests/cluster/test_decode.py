@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import ray
 import torch
 from PIL import Image
 
@@ -24,8 +23,8 @@ from glc_ray.media.decode import stream_decode
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.runtime import pipeline as graph
-from glc_ray.runtime.board import Board
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
+from glc_ray.runtime.farm import start_farm
 from glc_ray.runtime.rows import video_id
 from glc_ray.sampler import torch_threads
 from glc_ray.store.latents import load_latents
@@ -127,9 +126,9 @@ def test_after_a_decoder_is_killed_only_missing_segments_are_made(
     output = Output(str(tmp_path))
     output.prepare()
     output.put(whole.latents, work_latents_path(video_id(job)))
-    board = ray.remote(Board).options(num_cpus=0).remote()
-    run = graph._Graph(job.pipeline, str(tmp_path), [], board, False)
-    (record,) = run.records([job], decode_plan(job.pipeline), (33, 24, 16))
+    farm = start_farm(str(tmp_path), [], job.pipeline.resources.denoisers)
+    run = graph._Graph(farm, job.pipeline, False)
+    (record,) = run.records([job], decode_plan(job.pipeline))
     assert (record.status, record.error, record.num_windows) == ("done", "", 0)
     assert (tmp_path / "stored").read_text().split() == ["0", "1", "2", "3"]
     made, expected = tmp_path / record.path, whole.output / whole.record.path
