@@ -6,11 +6,18 @@ OUTPUT/contact_sheets/NAME.png
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet
 OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
+OUTPUT/.work/ID/checkpoints/        and its state between two steps
+OUTPUT/.work/manifest/              rows of the manifest, as they were written
+OUTPUT/.work/lease/                 which run has the output
+OUTPUT/.work/control/               what people ask of the run
 """
 
 from __future__ import annotations
 
 MANIFEST = "manifest.parquet"
+MANIFEST_PARTS = ".work/manifest"
+LEASE = ".work/lease"
+CONTROL = ".work/control"
 
 
 def video_path(name: str, suffix: str = ".mp4") -> str:
@@ -36,3 +43,8 @@ def work_path(video_id: str, path: str = "") -> str:
 def work_latents_path(video_id: str) -> str:
     """Path of the final latents of a video that is not done, below the output."""
     return work_path(video_id, "latents.safetensors")
+
+
+def checkpoints_path(video_id: str) -> str:
+    """Folder of a video's states between two steps, below the output."""
+    return work_path(video_id, "checkpoints")
