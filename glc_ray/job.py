@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable
-from typing import Any
 
 from glc_ray.backbones import model_folder, registry
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.media.decode_plan import DecodePlan, Kind, plan_decode
 from glc_ray.methods import registry as methods
-from glc_ray.pipeline_file import set_key, validate
+from glc_ray.pipeline_file import validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
 from glc_ray.protocols import Capability, ModelFacts, UserError
-from glc_ray.store.latents import read_header
 
 _LOG = logging.getLogger(__name__)
 _NAME_LENGTH = 60
@@ -75,34 +72,7 @@ def build_job(
     except ValueError as error:
         raise UserError(f"--method {pipeline.method}: {error}") from None
     check_capabilities(pipeline, method.requires, facts)
-    _check_part(pipeline, facts)
-    decode_plan(pipeline)
-    return job
-
-
-def job_from_latents(latents_path: str, overrides: Iterable[Any]) -> VideoJob:
-    """The job of stored latents, decoded and encoded in another way.
-
-    Args:
-        latents_path: a file that ``--keep-latents`` wrote, local or a URI.
-        overrides: ``(specification key, value, ...)``; of decode, encode, resources and video.fps.
-
-    Raises:
-        UserError: the file cannot be used, or a key that would change the latents.
-    """
-    stored = VideoJob.model_validate_json(read_header(None, latents_path).metadata["job"])
-    data = stored.pipeline.model_dump()
-    for key, value, *_ in overrides:
-        if not key.startswith(("decode.", "encode.", "resources.")) and key != "video.fps":
-            raise UserError(
-                f"--from-latents {latents_path}: {key} = {value!r} would change the latents; set "
-                "keys of decode, encode and resources, or video.fps, or render the video anew"
-            )
-        set_key(data, key, value)
-    pipeline = validate(PipelineSpec, data, where=f"pipeline {data['name']}")
-    job = stored.model_copy(update={"pipeline": pipeline})
-    registry.check_decode(pipeline.model, pipeline.decode)
-    _check_part(pipeline, registry.facts(pipeline.model))
+    check_part(pipeline, facts)
     decode_plan(pipeline)
     return job
 
@@ -141,7 +111,7 @@ def file_shape(pipeline: PipelineSpec, facts: ModelFacts) -> tuple[int, int, int
     return stop - start, width, height
 
 
-def _check_part(pipeline: PipelineSpec, facts: ModelFacts) -> None:
+def check_part(pipeline: PipelineSpec, facts: ModelFacts) -> None:
     """Refuse frames and crops that lie outside of the video."""
     num_frames = pipeline.video.num_frames
     if pipeline.encode.frames is not None:

@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.options import assigned, overrides, request_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
-from glc_ray.protocols import UserError
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec, VideoJob
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def render(
     prompt: PromptLike | None = None,
     *,
-    pipeline: str = "toyworld",
-    seed: int = 0,
+    pipeline: str | None = None,
+    seed: int | None = None,
     num_frames: int | None = None,
     fps: float | None = None,
     steps: int | None = None,
@@ -48,8 +48,8 @@ def render(
         prompt: what the video shows, or a timeline of prompts: a list of ``(frame, text)`` or
             ``{"at_frame": frame, "text": text}``, the first at frame 0; None renders the
             pipeline's own.
-        pipeline: name or path of a pipeline file.
-        seed: of all randomness; same job, same bits.
+        pipeline: name or path of a pipeline file; None is toyworld.
+        seed: of all randomness; same job, same bits. None is 0.
         num_frames: pixel frames, 4k+1 for CogVideoX.
         fps: frames per second of the file.
         steps: denoising steps.
@@ -61,7 +61,8 @@ def render(
         address: of a running Ray cluster; None uses a running one and else starts one here.
         keep_latents: store the final latents as ``latents/NAME.safetensors``, too.
         from_latents: a latents file: only decode and encode it, with ``fps`` and those ``options``
-            that do not change the latents; everything else is the file's.
+            that do not change the latents; everything else is the file's. Where its model lies
+            elsewhere on this machine: ``{"model.path": "FOLDER"}``.
         quiet: show no progress.
 
     Returns:
@@ -80,10 +81,11 @@ def render(
     given |= {"guidance_scale": guidance_scale, "method": method}
     asked: list[Any] = [*overrides(given), *(options or {}).items()]
     if from_latents is not None:
-        record = _encode_again(from_latents, prompt, asked, output, address, keep_latents, quiet)
+        own = {"prompt": prompt, "pipeline": pipeline, "seed": seed}
+        record = _encode_again(from_latents, own, asked, output, address, keep_latents, quiet)
     else:
-        spec = load_pipeline(pipeline, asked)
-        record = _render(spec, prompt, seed, output, address, keep_latents, quiet)
+        spec = load_pipeline(pipeline or "toyworld", asked)
+        record = _render(spec, prompt, seed or 0, output, address, keep_latents, quiet)
     if record.status != "done":
         raise RenderError(f"{record.name}: {record.error}")
     return record
@@ -110,25 +112,21 @@ def _render(
 
 def _encode_again(
     latents: str,
-    prompt: PromptLike | None,
+    own: Mapping[str, Any],
     asked: list[Any],
     output: str,
     address: str | None,
     keep_latents: bool,
     quiet: bool,
 ) -> VideoRecord:
-    """Decode and encode stored latents, without denoisers."""
-    from glc_ray.job import job_from_latents
+    """Decode and encode stored latents, without denoisers; ``own`` is what they have of their own,
+    as far as it was asked for nevertheless."""
     from glc_ray.runtime.rows import video_id
     from glc_ray.store.latents import copy_latents
     from glc_ray.store.paths import work_latents_path
+    from glc_ray.stored_job import job_from_latents
 
-    if prompt is not None:
-        raise UserError(
-            f"--prompt {prompt!r}: --from-latents {latents} has its own; leave the prompt out, or "
-            "render the video anew"
-        )
-    job = job_from_latents(latents, asked)
+    job = job_from_latents(latents, asked, **own)
     place = _prepared(job, output)
     copy_latents(latents, place, work_latents_path(video_id(job)))
     return _run(job, place, address, quiet, keep_latents=keep_latents, denoises=False)
@@ -195,7 +193,6 @@ def _run(
 )
 def main(
     prompts: tuple[str, ...],
-    pipeline: str,
     assignments: tuple[str, ...],
     output: str,
     **given: Any,
@@ -216,9 +213,13 @@ def main(
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
+    context = click.get_current_context()
+    for name in ("pipeline", "seed"):
+        # Latents have their own, which a default does not contradict.
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            given[name] = None
     record = render(
         from_command_line(prompts),
-        pipeline=pipeline,
         options=assigned(assignments),
         output=output,
         quiet=False,

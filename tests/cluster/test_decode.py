@@ -153,7 +153,7 @@ def test_part_of_a_video_in_another_format(whole: Whole, tmp_path: Path) -> None
         frames = np.concatenate(list(stream_decode(decoder, latents)))
     expected = frames[11:28, 2:10, 4:16]
     assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), expected)
-    with pytest.raises(UserError, match=r"video.num_frames = 49 would change the latents; set"):
+    with pytest.raises(UserError, match=r"--num-frames 49 would change the latents, which"):
         render(from_latents=str(whole.latents), num_frames=49, output=str(tmp_path))
 
 
