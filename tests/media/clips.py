@@ -98,3 +98,10 @@ def psnr(frames: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
+
+
+def running_ffmpegs() -> list[int]:
+    """Those that this process started; it has other children, such as a cluster's."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    found = [int(child) for task in tasks for child in task.read_text().split()]
+    return [child for child in found if "ffmpeg" in Path(f"/proc/{child}/exe").resolve().name]

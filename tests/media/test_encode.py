@@ -277,8 +277,8 @@ class TestFailures:
             writer.write(next(make_batches((20,))))
         first, *rest = str(error.value).splitlines()
         assert re.fullmatch(
-            r"ffmpeg failed with exit code \d+, because the disk that it writes to is full; make room "
-            r"there, or name another folder by TMPDIR:",
+            r"ffmpeg failed with exit code \d+, because the disk that it writes to is full; make "
+            r"room there, or name another folder by TMPDIR:",
             first,
         )
         assert "No space left on device" in "\n".join(rest)

@@ -28,6 +28,7 @@ from tests.media.clips import (
     psnr,
     read,
     read_folder,
+    running_ffmpegs,
     segment_suffix,
 )
 
@@ -313,10 +314,3 @@ class TestFailures:
                 program=str(program),
             )
         assert names(tmp_path) == ["limited"]
-
-
-def running_ffmpegs() -> list[int]:
-    """Those that this process started; it has other children, such as a cluster's."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    found = [int(child) for task in tasks for child in task.read_text().split()]
-    return [child for child in found if "ffmpeg" in Path(f"/proc/{child}/exe").resolve().name]

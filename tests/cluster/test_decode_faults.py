@@ -1,0 +1,277 @@
+"""Bad things that happen to one video: its row says what, where and what to do; the others are
+done, and the same command again does only what is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+
+from glc_ray.config import VideoJob
+from glc_ray.job import build_job, decode_plan, video_name
+from glc_ray.media.ffmpeg import FFMPEG_VARIABLE, find_ffmpeg
+from glc_ray.pipeline_file import load_pipeline
+from glc_ray.runtime import pipeline as graph
+from glc_ray.runtime.decode_stage import DecodeEncodeStage
+from glc_ray.runtime.denoiser import start_denoisers
+from glc_ray.runtime.farm import start_farm
+from glc_ray.runtime.rows import ledger_of, video_id
+from glc_ray.store.latents import read_header, save_latents
+from glc_ray.store.manifest import VideoRecord
+from glc_ray.store.output import Output
+from glc_ray.store.paths import video_path, work_latents_path
+from tests.conftest import write_tiny_pipeline
+from tests.media.clips import running_ffmpegs
+from tests.store.bucket_server import ACCESS_KEY, SECRET_KEY, BucketServer, denied
+from tests.store.test_disk_full import small_disk  # noqa: F401
+
+GOES_ON = "what is finished is kept, and the same command goes on from there"
+LAST_FRAMES = "decode and encode of frames 17 to 32"
+"""9 latents are two segments of two temporal batches each."""
+MakeJob = Callable[..., VideoJob]
+
+
+@pytest.fixture
+def job_of(tiny_model: Callable[[str], Path], tmp_path: Path) -> MakeJob:
+    pipeline = write_tiny_pipeline(tmp_path, tiny_model("sincos"))
+    shared = {"sampling.num_steps": 1, "decode.segment": 4}
+
+    def make(prompt: str, **encode: Any) -> VideoJob:
+        own = {f"encode.{key}": value for key, value in encode.items()}
+        return build_job(load_pipeline(str(pipeline), (shared | own).items()), prompt, 0)
+
+    return make
+
+
+def store_latents(output: Output, job: VideoJob) -> None:
+    """As a run leaves them that was killed when it had denoised."""
+    latents = torch.randn(1, 9, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    metadata = {"job": job.model_dump_json(), "latents_hash": job.latents_hash}
+    save_latents(output, work_latents_path(video_id(job)), latents, metadata)
+
+
+def records(
+    location: str, jobs: Sequence[VideoJob], *, denoises: bool = False
+) -> dict[str, VideoRecord]:
+    """Render in a graph of this process, whose stages a test may replace."""
+    pipeline = jobs[0].pipeline
+    denoisers = start_denoisers(pipeline) if denoises else []
+    farm = start_farm(location, denoisers, pipeline.resources.denoisers)
+    found = graph._Graph(farm, pipeline, False).records(list(jobs), decode_plan(pipeline))
+    return {record.prompt: record for record in found}
+
+
+def check_done(output: Path, record: VideoRecord, num_frames: int = 33) -> None:
+    """The file is whole, and nothing is left of its making."""
+    assert (record.status, record.error) == ("done", "")
+    with av.open(str(output / record.path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == record.num_frames == num_frames
+    assert not [path for path in (output / ".work" / record.id).rglob("*") if path.is_file()]
+
+
+def stored(log: Path) -> list[str]:
+    """Segment and attempt of all segments that were stored, in order."""
+    return log.read_text().split()
+
+
+class _Logged(DecodeEncodeStage):
+    """Notes each segment that it stores, beside the output."""
+
+    def _store(self, ledger: Any, written: Any, attempt: int) -> None:
+        super()._store(ledger, written, attempt)
+        path = ledger.segment_path(written.segment.index, attempt, "")
+        self._note(f"{path.split('/')[1]}/{path.rpartition('/')[2]}")
+
+    def _note(self, line: str) -> None:
+        with Path(self._output.uri()).with_name("stored").open("a") as lines:
+            lines.write(f"{line}\n")
+
+
+class _Unlucky(_Logged):
+    """Has an ffmpeg that lacks most encoders, and kills it in the middle of a segment, once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        os.environ[FFMPEG_VARIABLE] = str(Path(self._output.uri()).with_name("small"))
+
+    def _make(self, job: VideoJob, *arguments: Any) -> Any:
+        decoder = self._decoder
+        if job.prompt == "killed":
+            self._decoder = _Killing(decoder)
+        try:
+            return super()._make(job, *arguments)
+        finally:
+            self._decoder = decoder
+
+
+class _Killing:
+    """A decoder that kills the encoders of its process before the fourth temporal batch, which is
+    the second of the second segment."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.facts, self.device = decoder.facts, decoder.device
+        self._decoder, self._calls = decoder, 0
+
+    def decode_tile(self, *arguments: Any) -> Any:
+        self._calls += 1
+        if self._calls == 4:
+            (encoder,) = running_ffmpegs()
+            os.kill(encoder, signal.SIGKILL)
+        return self._decoder.decode_tile(*arguments)
+
+
+def test_faults_of_single_videos_and_the_same_command_again(
+    ray_cluster: None, job_of: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    small.write_text(
+        "#!/bin/sh\n"
+        f'case $2 in -encoders) echo " V....D libx264";; *) exec {find_ffmpeg()} "$@";; esac\n'
+    )
+    small.chmod(0o755)
+    killed, corrupt = job_of("killed"), job_of("corrupt")
+    encoder = job_of("encoder", format="h265")
+    odd = job_of("odd", crop=[0, 0, 11, 9])
+    jobs = [killed, corrupt, encoder, odd, job_of("good", frames=[9, 20])]
+    place = tmp_path / "out"
+    output = Output(str(place))
+    output.prepare()
+    for job in jobs:
+        store_latents(output, job)
+    path = place / work_latents_path(video_id(corrupt))
+    content = bytearray(path.read_bytes())
+    content[read_header(None, str(path)).data_start] ^= 1
+    path.write_bytes(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "DecodeEncodeStage", _Unlucky)
+        first = records(str(place), jobs)
+    check_done(place, first["good"], 11)
+    assert {record.status for prompt, record in first.items() if prompt != "good"} == {"failed"}
+    assert first["killed"].error == (
+        f"{LAST_FRAMES}: ffmpeg was killed by signal 9, by somebody or for want of memory:\n"
+        f"(it said nothing)\n({GOES_ON})"
+    )
+    assert first["corrupt"].error == (
+        f"decode and encode of frames 0 to 16: {path}: latent frames 0 to 8 are corrupted (their "
+        "checksum differs); run the same command again, and it is made anew"
+    )
+    assert first["encoder"].error == (
+        f"decode and encode of frames 0 to 16: encode.format = 'h265': the ffmpeg {small} lacks "
+        f"the encoder libx265; name an ffmpeg that has it by {FFMPEG_VARIABLE}=/path/to/ffmpeg"
+    )
+    assert first["odd"].error == (
+        "decode and encode of frames 0 to 16: the picture is 11 x 9 pixels, but yuv420p halves the "
+        "colour and needs even sides; use 10 x 8 or 12 x 10, or encode.pix_fmt = 'yuv444p', which "
+        "takes any size"
+    )
+
+    # What the errors say is done: another pixel format, another ffmpeg; else the same command.
+    mended = [killed, corrupt, encoder, job_of("odd", crop=[0, 0, 11, 9], pix_fmt="yuv444p")]
+    store_latents(output, mended[3])
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _Logged)
+    again = records(str(place), mended, denoises=True)
+    for record in again.values():
+        check_done(place, record)
+    made = [line for line in stored(tmp_path / "stored") if line.startswith(video_id(killed))]
+    assert [line.partition("/")[2] for line in made] == ["00000.0001", "00001.0002"]
+    assert {prompt for prompt, record in again.items() if record.num_windows} == {"corrupt"}
+    assert (again["odd"].width, again["odd"].height) == (11, 9)
+    assert len(list((place / "videos").iterdir())) == 5
+
+
+class _Filling(_Logged):
+    """The disk fills up when the segment is stored that the file ``fill`` names."""
+
+    def _store(self, ledger: Any, written: Any, attempt: int) -> None:
+        super()._store(ledger, written, attempt)
+        place = Path(self._output.uri())
+        wanted = place.with_name("fill").read_text()
+        if ledger.segment_path(written.segment.index, 0).endswith(f"{wanted}.0000.mp4"):
+            with suppress(OSError), (place / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+
+
+def test_a_disk_that_is_full_when_a_segment_or_the_video_is_stored(
+    ray_cluster: None,
+    job_of: MakeJob,
+    small_disk: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Room for all of it, until the disk fills up.
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    output = Output(str(small_disk))
+    output.prepare()
+    job = job_of("big")
+    store_latents(output, job)
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _Filling)
+    full = "cannot store: the disk is full: make room, or give another --output"
+
+    def fails_when_filled_after(segment: str) -> str:
+        (tmp_path / "fill").write_text(segment)
+        record = records(str(small_disk), [job])["big"]
+        (small_disk / "filler").unlink()
+        assert record.status == "failed"
+        assert list((small_disk / "videos").iterdir()) == []
+        return record.error
+
+    error = fails_when_filled_after("00000")
+    assert error.startswith(f"{LAST_FRAMES}: {small_disk}/.work/{video_id(job)}/segments/")
+    assert error.endswith(f"{full}; {GOES_ON}")
+    target = f"{small_disk}/{video_path(video_name(job))}"
+    assert fails_when_filled_after("00001") == f"join: {target}: {full}; {GOES_ON}"
+    (tmp_path / "fill").write_text("none")
+    check_done(small_disk, records(str(small_disk), [job])["big"])
+    # Each segment was stored once, though the second was begun twice.
+    made = [f"{video_id(job)}/{segment}" for segment in ("00000.0001", "00001.0002")]
+    assert stored(tmp_path / "stored") == made
+
+
+@pytest.fixture
+def refused(s3: BucketServer) -> Iterator[set[str]]:
+    """Ends of the names that the bucket refuses to write."""
+    ends: set[str] = set()
+
+    def guard(method: str, path: str) -> None:
+        if method in ("PUT", "POST") and path.split("?")[0].endswith(tuple(ends)):
+            raise denied()
+
+    with s3.guarded(guard):
+        yield ends
+
+
+def test_a_bucket_that_may_not_be_written_any_more(
+    ray_cluster: None, job_of: MakeJob, s3: BucketServer, refused: set[str]
+) -> None:
+    bucket = s3.root / "faults"
+    bucket.mkdir()
+    output = Output(s3.uri("faults", "out", keys=f"{ACCESS_KEY}:{SECRET_KEY}@"))
+    segment, video = job_of("segment"), job_of("video")
+    jobs = [segment, video, job_of("good")]
+    for job in jobs:
+        store_latents(output, job)
+    refused |= {ledger_of(output, segment).segment_path(1, 1), video_path(video_name(video))}
+    first = records(output.location, jobs)
+    check_done(bucket / "out", first["good"])
+    for prompt, where, path in (
+        ("segment", LAST_FRAMES, f".work/{video_id(segment)}/segments/"),
+        ("video", "join", video_path(video_name(video))),
+    ):
+        error = first[prompt].error
+        assert error.startswith(f"{where}: s3://faults/out/{path}")
+        assert "cannot store: the credentials were refused: check AWS_ACCESS_KEY_ID and" in error
+        assert error.endswith(f"; {GOES_ON}")
+    refused.clear()
+    again = records(output.location, [segment, video])
+    for record in again.values():
+        check_done(bucket / "out", record)
