@@ -10,6 +10,7 @@ OUTPUT/.work/ID/checkpoints/        and its state between two steps
 OUTPUT/.work/manifest/              rows of the manifest, as they were written
 OUTPUT/.work/lease/                 which run has the output
 OUTPUT/.work/control/               what people ask of the run
+OUTPUT/.work/run.json               what the run says of itself
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ MANIFEST = "manifest.parquet"
 MANIFEST_PARTS = ".work/manifest"
 LEASE = ".work/lease"
 CONTROL = ".work/control"
+RUN_STATUS = ".work/run.json"
 
 
 def video_path(name: str, suffix: str = ".mp4") -> str:

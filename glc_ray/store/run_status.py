@@ -1,0 +1,100 @@
+"""What a run says of itself, beside the manifest: for whoever looks at the output from anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from glc_ray.store.output import Output
+from glc_ray.store.paths import RUN_STATUS
+
+
+@dataclass(frozen=True)
+class VideoStatus:
+    """A video in work."""
+
+    name: str
+    state: str
+    """queued, loading, denoising or decoding."""
+    steps_done: int = 0
+    num_steps: int = 0
+    windows_done: int = 0
+    num_windows: int = 0
+    """Windows of the current step."""
+    frames_done: int = 0
+    num_frames: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """The denoisers of a run."""
+
+    workers: int = 0
+    """That were asked for."""
+    ready: int = 0
+    """That live and have loaded their model."""
+    busy: int = 0
+    waiting: int = 0
+    """Batches of windows that no worker has."""
+    busy_s: float = 0.0
+    """Seconds of forwards, summed over workers."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: written anew every few seconds while it lasts, and once more at its end."""
+
+    host: str
+    pid: int
+    started_at: float
+    """Seconds since 1970, as all times here."""
+    updated_at: float
+    state: str = "running"
+    """running, done or stopped; one that says running and has not been updated has died."""
+    num_videos: int = 0
+    """That it was asked for and that were not done before."""
+    num_skipped: int = 0
+    """That were done before."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """How many of them have ended since it started, by status."""
+    in_work: tuple[VideoStatus, ...] = ()
+    workers: WorkerStatus = WorkerStatus()
+
+    @property
+    def num_queued(self) -> int:
+        """Videos that have not begun."""
+        return max(0, self.num_videos - sum(self.ended.values()) - len(self.in_work))
+
+
+def write(output: Output, status: RunStatus) -> None:
+    """Replace what the output says of its run.
+
+    Raises:
+        StorageError: it cannot be stored.
+    """
+    output.put_bytes(json.dumps(asdict(status), indent=1).encode(), RUN_STATUS)
+
+
+def read(output: Output) -> RunStatus | None:
+    """What the last run said, or None where there was none (or one of another version)."""
+    data = output.read_bytes(RUN_STATUS)
+    try:
+        values = json.loads(data or b"")
+        return RunStatus(
+            **{
+                **_known(RunStatus, values),
+                "in_work": tuple(
+                    VideoStatus(**_known(VideoStatus, one)) for one in values["in_work"]
+                ),
+                "workers": WorkerStatus(**_known(WorkerStatus, values["workers"])),
+            }
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
