@@ -13,7 +13,7 @@ from glc_ray.media.decode_plan import DecodePlan, Kind, plan_decode
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import validate
 from glc_ray.prompts import PromptLike, in_one_line, timeline
-from glc_ray.protocols import Capability, ModelFacts, UserError
+from glc_ray.protocols import Capability, DecoderFacts, ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)
 _NAME_LENGTH = 60
@@ -77,24 +77,37 @@ def build_job(
     return job
 
 
-def decode_plan(
-    pipeline: PipelineSpec, num_videos: int = 1, *, kind: Kind | None = None
-) -> DecodePlan:
+def decode_plan(pipeline: PipelineSpec, num_videos: int = 1) -> DecodePlan:
     """How the decoders share the videos of a run, and the segments that the file is made of.
-
-    Args:
-        pipeline: of a video.
-        num_videos: that are decoded in the run.
-        kind: what they share, where that is decided already.
 
     Raises:
         UserError: it was said how, and cannot be.
     """
     model = registry.facts(pipeline.model)
+    decoder = registry.decoder_facts(pipeline.model, pipeline.decode)
+    return decode_plan_of(pipeline, model, decoder, num_videos=num_videos)
+
+
+def decode_plan_of(
+    pipeline: PipelineSpec,
+    model: ModelFacts,
+    decoder: DecoderFacts,
+    *,
+    num_videos: int = 1,
+    kind: Kind | None = None,
+) -> DecodePlan:
+    """``decode_plan`` where the facts of the model are known.
+
+    Args:
+        pipeline: of a video.
+        model, decoder: of its model and decode settings.
+        num_videos: that are decoded in the run.
+        kind: what decoders share, where that is decided already.
+    """
     batch, num_latent_frames, *size = model.latents_shape(pipeline.video.num_frames)
     channels, height, width = size
     return plan_decode(
-        registry.decoder_facts(pipeline.model, pipeline.decode),
+        decoder,
         (batch, num_latent_frames - model.leading_latent_frames, channels, height, width),
         pipeline.decode if kind is None else pipeline.decode.model_copy(update={"parallel": kind}),
         num_frames=pipeline.video.num_frames,

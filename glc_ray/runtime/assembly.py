@@ -19,7 +19,7 @@ from glc_ray.media.formats import choose
 from glc_ray.media.segments import SegmentFile, join
 from glc_ray.runtime.decode_stage import PICTURES
 from glc_ray.runtime.failures import in_words
-from glc_ray.runtime.file_plans import FileFacts
+from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.rows import Row, job_of, ledger_of, record_of, video_id
 from glc_ray.store.ledger import Ledger, SegmentEntry
 from glc_ray.store.manifest import SCHEMA, VideoRecord
@@ -39,11 +39,13 @@ class Assembly:
 
     Args:
         output: where videos go.
+        plans: of the run's files.
         keep_latents: keep final latents beside the video.
     """
 
-    def __init__(self, output: str, *, keep_latents: bool) -> None:
+    def __init__(self, output: str, plans: FilePlans, *, keep_latents: bool) -> None:
         self._output = Output(output)
+        self._plans = plans
         self._keep_latents = keep_latents
         self._rows: dict[str, list[Row]] = {}
 
@@ -68,27 +70,25 @@ class Assembly:
             record = replace(record, status=failed["status"], error=failed["error"])
         else:
             try:
-                facts = FileFacts.from_json(row["file"])
-                made, join_s = self._finish(job, name, facts)
+                made, join_s = self._finish(job, name, self._plans.of(job.pipeline))
                 record = replace(record, **made, encode_s=record.encode_s + join_s, status="done")
             except Exception as failure:
                 record = replace(record, error=f"join: {in_words(failure)}")
         return replace(record, total_s=time.time() - row["started"])
 
-    def _finish(self, job: VideoJob, name: str, facts: FileFacts) -> tuple[dict[str, Any], float]:
+    def _finish(self, job: VideoJob, name: str, plan: FilePlan) -> tuple[dict[str, Any], float]:
         """Join, store, and clear the work folder; what the record says of it, and the seconds of
         the join."""
         ledger = ledger_of(self._output, job)
         entries = ledger.done()
-        missing = [index for index in facts.segments if index not in entries]
+        indices = [segment.index for segment in plan.decode.segments]
+        missing = [index for index in indices if index not in entries]
         if missing:
             raise StorageError(f"{self._output.uri()}: segments {missing} are not there any more")
         encoding = choose(job.pipeline.encode)
         path = video_path(name, encoding.format.suffix)
         with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-            segments = [
-                self._fetch(ledger, entries[index], Path(folder)) for index in facts.segments
-            ]
+            segments = [self._fetch(ledger, entries[index], Path(folder)) for index in indices]
             video = Path(folder) / f"video{encoding.format.suffix}"
             report = join(
                 segments,
@@ -101,7 +101,7 @@ class Assembly:
                 },
             )
             sheet = Path(folder) / "sheet.png"
-            self._contact_sheet(job, facts, entries).save(sheet)
+            self._contact_sheet(job, plan, entries).save(sheet)
             put = self._output.put_folder if video.is_dir() else self._output.put
             size_bytes = put(video, path)
             self._output.put(sheet, contact_sheet_path(name))
@@ -113,8 +113,8 @@ class Assembly:
         made = {
             "num_frames": report.num_frames,
             "fps": job.pipeline.video.fps,
-            "width": facts.width,
-            "height": facts.height,
+            "width": plan.width,
+            "height": plan.height,
             "size_bytes": size_bytes,
             "path": path,
             "contact_sheet": contact_sheet_path(name),
@@ -135,9 +135,9 @@ class Assembly:
         return SegmentFile(_unpacked(local, folder / local.stem), entry.num_frames)
 
     def _contact_sheet(
-        self, job: VideoJob, facts: FileFacts, entries: dict[int, SegmentEntry]
+        self, job: VideoJob, plan: FilePlan, entries: dict[int, SegmentEntry]
     ) -> ContactSheet:
-        sheet = ContactSheet(facts.num_frames, title=job.prompt, fps=job.pipeline.video.fps)
+        sheet = ContactSheet(plan.num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
             stored = self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{PICTURES}")
             pictures = json.loads(stored or b"{}")

@@ -15,7 +15,6 @@ from ray.exceptions import RayError
 
 from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.media.decode_plan import Kind
 from glc_ray.media.stretch import Segment, Stretch, stretches
 from glc_ray.media.tiles import SpreadTiles
 from glc_ray.media.write import WrittenSegment, write_segments
@@ -61,7 +60,7 @@ class DecodeEncodeStage:
         pipeline: PipelineSpec,
         output: str,
         board: Any,
-        kind: Kind,
+        plans: FilePlans,
         tile_actors: list[Any],
     ) -> None:
         """Load the VAE.
@@ -70,16 +69,15 @@ class DecodeEncodeStage:
             pipeline: one of the run's: its model and decode settings are everybody's.
             output: where videos go.
             board: handle of the progress board.
-            kind: what decoders share, see ``FilePlans``.
-            tile_actors: those that decode where ``kind`` is tiles.
+            plans: of the run's files.
+            tile_actors: those that decode where tiles are shared.
         """
         torch.set_num_threads(pipeline.decode.threads)
-        self._plans = FilePlans(kind)
+        self._plans = plans
         self._tiles: SpreadTiles | None = None
-        if kind == "tiles":
+        if plans.shared.kind == "tiles":
             dtype = getattr(torch, pipeline.decode.dtype or pipeline.model.dtype)
-            # Tiles are the same for every length.
-            self._tiles = spread_over(tile_actors, self._plans.of(pipeline).decode.tiles, dtype)
+            self._tiles = spread_over(tile_actors, plans.shared.tiles, dtype)
             self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
         else:
             self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
@@ -91,11 +89,11 @@ class DecodeEncodeStage:
 
     def __call__(self, row: Row) -> Row:
         if row["error"]:
-            return {**row, "file": ""}
+            return row
         work, error = _Work(), ""
         for _ in range(_MAX_LOSSES):
             try:
-                plan = self._make(job_of(row), row, work)
+                self._make(job_of(row), row, work)
             except RayError as failure:
                 # A tile actor was lost, and its caches with it: begin anew behind what is done.
                 error = in_words(failure)
@@ -103,10 +101,10 @@ class DecodeEncodeStage:
                 error = in_words(failure)
                 break
             else:
-                return _answer(row, work, file=plan.facts.to_json())
+                return _answer(row, work)
         return _answer(row, work, error=f"{_place(work)}: {error}")
 
-    def _make(self, job: VideoJob, row: Row, work: _Work) -> FilePlan:
+    def _make(self, job: VideoJob, row: Row, work: _Work) -> None:
         """Make the row's segments that are not there yet."""
         plan = self._plans.of(job.pipeline)
         ledger = ledger_of(self._output, job)
@@ -121,7 +119,6 @@ class DecodeEncodeStage:
             # Out of the way, or the same command would find them again, for ever.
             self._output.delete(work_latents_path(video_id(job)))
             raise
-        return plan
 
     def _make_stretch(
         self,
@@ -144,7 +141,7 @@ class DecodeEncodeStage:
                 latents.as_tensor(),
                 stretch,
                 Path(folder),
-                num_frames=plan.facts.num_frames,
+                num_frames=plan.num_frames,
                 fps=job.pipeline.video.fps,
                 settings=job.pipeline.encode,
                 warmup=plan.decode.warmup,
@@ -163,9 +160,7 @@ class DecodeEncodeStage:
                 work.encode_s += one.report.encode_s
 
     def _tell(self, job: VideoJob, row: Row, plan: FilePlan, num_frames: int) -> None:
-        self._board.decoded.remote(
-            job.specification_hash, row["name"], num_frames, plan.facts.num_frames
-        )
+        self._board.decoded.remote(job.specification_hash, row["name"], num_frames, plan.num_frames)
 
     def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
         """Store a segment and enter it; a folder of pictures as one tar file."""
@@ -192,9 +187,8 @@ class DecodeEncodeStage:
         local.unlink(missing_ok=True)
 
 
-def _answer(row: Row, work: _Work, *, file: str = "", error: str = "") -> Row:
-    times = {"decode_s": work.decode_s, "encode_s": work.encode_s}
-    return {**row, **times, "file": file, "error": error}
+def _answer(row: Row, work: _Work, *, error: str = "") -> Row:
+    return {**row, "decode_s": work.decode_s, "encode_s": work.encode_s, "error": error}
 
 
 def _place(work: _Work) -> str:

@@ -10,7 +10,6 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.media.decode_plan import Kind
 from glc_ray.media.stretch import stretches
 from glc_ray.protocols import UserError
 from glc_ray.runtime.coordinator import start_coordinator
@@ -35,7 +34,7 @@ class DenoiseStage:
     handed on.
     """
 
-    def __init__(self, farm: Farm, pipeline: PipelineSpec, kind: Kind) -> None:
+    def __init__(self, farm: Farm, pipeline: PipelineSpec, plans: FilePlans) -> None:
         self._coordinator = start_coordinator(
             farm,
             num_cpus=pipeline.resources.coordinators.num_cpus,
@@ -43,7 +42,7 @@ class DenoiseStage:
         )
         self._farm = farm
         self._output = Output(farm.output)
-        self._plans = FilePlans(kind)
+        self._plans = plans
 
     def __call__(self, row: Row) -> Iterator[Row]:
         job, row = job_of(row), {**row, "started": time.time()}

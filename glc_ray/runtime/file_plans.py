@@ -1,35 +1,17 @@
-"""What each video's file is made of: rows of one run may differ in length, part, size and rate."""
+"""What each video's file is made of: rows of one run may differ in length, part, size and rate.
+
+Facts of the model are read once, by whoever starts a run. What is made of them is arithmetic, so
+that an actor that only divides or joins does not import diffusers.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from glc_ray.backbones.registry import facts
+from glc_ray.backbones.registry import decoder_facts, facts
 from glc_ray.config import PipelineSpec
-from glc_ray.job import decode_plan, file_shape
-from glc_ray.media.decode_plan import DecodePlan, Kind
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What the end of the graph must know of a file, where no model's configuration is read."""
-
-    num_frames: int
-    width: int
-    height: int
-    segments: tuple[int, ...]
-    """Indices of those that it is joined of, in order."""
-
-    def to_json(self) -> str:
-        """For a row."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> FileFacts:
-        """Of a row."""
-        values = json.loads(text)
-        return cls(**{**values, "segments": tuple(values["segments"])})
+from glc_ray.job import decode_plan_of, file_shape
+from glc_ray.media.decode_plan import DecodePlan
 
 
 @dataclass(frozen=True)
@@ -37,31 +19,33 @@ class FilePlan:
     """How a file comes about, and what it is."""
 
     decode: DecodePlan
-    facts: FileFacts
+    num_frames: int
+    width: int
+    height: int
 
 
 class FilePlans:
-    """The plan of each pipeline that comes by, made once.
+    """The plans of a run, by pipeline.
 
     Args:
-        kind: what decoders share. It is decided for all videos of a run together, because the
-            actors are started for it: ``decode_plan(pipeline, num_videos).kind``.
+        pipeline: one of the run's: its model, decode settings and decoders are everybody's.
+        num_videos: how many are decoded in the run.
+
+    Raises:
+        UserError: it was said what decoders share, and they cannot.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
+    def __init__(self, pipeline: PipelineSpec, num_videos: int = 1) -> None:
+        self._model = facts(pipeline.model)
+        self._decoder = decoder_facts(pipeline.model, pipeline.decode)
         self._plans: dict[str, FilePlan] = {}
+        self.shared = decode_plan_of(pipeline, self._model, self._decoder, num_videos=num_videos)
+        """What the run's actors are started for: ``kind`` and ``tiles`` are those of all videos."""
 
     def of(self, pipeline: PipelineSpec) -> FilePlan:
-        """The plan of a pipeline; it may differ from the run's in all but model and decode.
-
-        Raises:
-            UserError: its video cannot be decoded in this way.
-        """
+        """The plan of a video of the run."""
         key = pipeline.model_dump_json()
         if key not in self._plans:
-            plan = decode_plan(pipeline, kind=self._kind)
-            shape = file_shape(pipeline, facts(pipeline.model))
-            indices = tuple(segment.index for segment in plan.segments)
-            self._plans[key] = FilePlan(plan, FileFacts(*shape, segments=indices))
+            decode = decode_plan_of(pipeline, self._model, self._decoder, kind=self.shared.kind)
+            self._plans[key] = FilePlan(decode, *file_shape(pipeline, self._model))
         return self._plans[key]

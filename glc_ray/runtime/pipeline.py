@@ -9,14 +9,14 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.job import decode_plan, video_name
-from glc_ray.media.decode_plan import DecodePlan
+from glc_ray.job import video_name
 from glc_ray.runtime.assembly import Assembly
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.denoise_stage import DenoiseStage
 from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import Farm, beside_me, start_farm
+from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
@@ -56,13 +56,13 @@ class Run:
     def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
         """Render ``jobs``; yields each video's record as it is finished or has failed."""
         # Here, where diffusers is imported already, and not once more in the graph's process.
-        plan = decode_plan(self._pipeline, len(jobs))
+        plans = FilePlans(self._pipeline, len(jobs))
         waiting = {job.specification_hash: job for job in jobs}
         for key, job in waiting.items():
             self._farm.board.report.remote(key, VideoProgress(video_name(job), "queued"))
         try:
             answers = self._graph.records.options(num_returns="streaming")
-            for done in answers.remote(list(jobs), plan):
+            for done in answers.remote(list(jobs), plans):
                 record: VideoRecord = ray.get(done)
                 del waiting[record.specification_hash]
                 yield record
@@ -79,16 +79,16 @@ class _Graph:
         self._pipeline = pipeline
         self._keep_latents = keep_latents
 
-    def records(self, jobs: list[VideoJob], plan: DecodePlan) -> Iterator[VideoRecord]:
-        """Records as they are done; ``plan`` says which actors decode, for all jobs."""
+    def records(self, jobs: list[VideoJob], plans: FilePlans) -> Iterator[VideoRecord]:
+        """Records as they are done; ``plans`` are those of the jobs' files."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        assembly = Assembly(self._farm.output, keep_latents=self._keep_latents)
+        assembly = Assembly(self._farm.output, plans, keep_latents=self._keep_latents)
         rows = [row_of(job, video_name(job)) for job in jobs]
         names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
-        for row in self._dataset(rows, plan).iter_rows():
+        for row in self._dataset(rows, plans).iter_rows():
             record = assembly.add(row)
             if record is not None:
                 job, name = names[row["job"]]
@@ -96,8 +96,8 @@ class _Graph:
                 self._farm.board.report.remote(job.specification_hash, progress)
                 yield record
 
-    def _dataset(self, rows: list[Row], plan: DecodePlan) -> ray.data.Dataset:
-        resources = self._pipeline.resources
+    def _dataset(self, rows: list[Row], plans: FilePlans) -> ray.data.Dataset:
+        resources, plan = self._pipeline.resources, plans.shared
         decoders, share = resources.decoders, plan.kind == "tiles"
         # With shared tiles one process blends, and the actors hold what decoders are given.
         tile_actors = start_tile_actors(self._pipeline, len(plan.tiles)) if share else []
@@ -106,7 +106,7 @@ class _Graph:
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._farm, self._pipeline, plan.kind),
+                fn_constructor_args=(self._farm, self._pipeline, plans),
                 compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
                 num_cpus=0,
             )
@@ -116,7 +116,7 @@ class _Graph:
                     self._pipeline,
                     self._farm.output,
                     self._farm.board,
-                    plan.kind,
+                    plans,
                     tile_actors,
                 ),
                 compute=ActorPoolStrategy(size=size),

@@ -18,13 +18,14 @@ from PIL import Image
 from glc_ray import render
 from glc_ray.backbones.registry import load_frame_decoder
 from glc_ray.config import DecodeSpec, VideoJob
-from glc_ray.job import build_job, decode_plan
+from glc_ray.job import build_job
 from glc_ray.media.decode import stream_decode
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.runtime import pipeline as graph
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.farm import start_farm
+from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.rows import video_id
 from glc_ray.sampler import torch_threads
 from glc_ray.store.latents import load_latents
@@ -128,7 +129,7 @@ def test_after_a_decoder_is_killed_only_missing_segments_are_made(
     output.put(whole.latents, work_latents_path(video_id(job)))
     farm = start_farm(str(tmp_path), [], job.pipeline.resources.denoisers)
     run = graph._Graph(farm, job.pipeline, False)
-    (record,) = run.records([job], decode_plan(job.pipeline))
+    (record,) = run.records([job], FilePlans(job.pipeline))
     assert (record.status, record.error, record.num_windows) == ("done", "", 0)
     assert (tmp_path / "stored").read_text().split() == ["0", "1", "2", "3"]
     made, expected = tmp_path / record.path, whole.output / whole.record.path

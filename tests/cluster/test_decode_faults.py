@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from glc_ray.config import VideoJob
-from glc_ray.job import build_job, decode_plan, video_name
+from glc_ray.job import build_job, video_name
 from glc_ray.media.ffmpeg import FFMPEG_VARIABLE, find_ffmpeg
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.runtime import pipeline as graph
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.farm import start_farm
+from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.rows import ledger_of, video_id
 from glc_ray.store.latents import read_header, save_latents
 from glc_ray.store.manifest import VideoRecord
@@ -65,7 +66,7 @@ def records(
     pipeline = jobs[0].pipeline
     denoisers = start_denoisers(pipeline) if denoises else []
     farm = start_farm(location, denoisers, pipeline.resources.denoisers)
-    found = graph._Graph(farm, pipeline, False).records(list(jobs), decode_plan(pipeline))
+    found = graph._Graph(farm, pipeline, False).records(list(jobs), FilePlans(pipeline, len(jobs)))
     return {record.prompt: record for record in found}
 
 
