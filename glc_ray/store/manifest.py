@@ -1,168 +1,270 @@
-"""The manifest: one Parquet row a video, for people, pandas and DuckDB alike."""
+"""The manifest: one Parquet row a video, for people, pandas and DuckDB alike.
+
+Rows are stored in part files (``manifest_parts``), so that a row costs the same among a million as
+among ten, and merged into ``manifest.parquet`` now and then and at the end. Any number of processes
+may write and read at once.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import secrets
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from glc_ray.protocols import UserError
+from glc_ray.store.manifest_parts import (
+    BASE,
+    ChangedError,
+    merge,
+    newest_rows,
+    parts,
+    picked,
+    published,
+    read_batches,
+    write_part,
+)
 from glc_ray.store.output import Output
 from glc_ray.store.paths import MANIFEST
+from glc_ray.store.record import SCHEMA, WRITTEN, VideoRecord, invalid_record
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "ManifestWriter",
+    "VideoRecord",
+    "compact",
+    "ids",
+    "invalid_record",
+    "iter_batches",
+    "read",
+    "upsert",
+]
+
+_COLUMNS = [field.name for field in fields(VideoRecord)]
+_MERGED_PARTS = 16
+_WRITER_BITS = 16
+# Of the time, merging everything takes at most this share.
+_COMPACT_SHARE = 0.02
 
 
-@dataclass(frozen=True)
-class VideoRecord:
-    """What became of one video."""
+class ManifestWriter:
+    """Adds rows; a row replaces the video's older one. For one thread.
 
-    id: str
-    """Specification hash, first 16 hex digits: unique in a manifest."""
-    name: str
-    prompt: str
-    """What it shows; of a timeline all of it in one line."""
-    seed: int
-    specification_hash: str
-    specification: str
-    """The whole specification as JSON: enough to render the video again."""
-    status: str
-    """done or failed."""
-    num_frames: int = 0
-    fps: float = 0.0
-    width: int = 0
-    height: int = 0
-    size_bytes: int = 0
-    path: str = ""
-    """Of the video, below the output."""
-    contact_sheet: str = ""
-    prompt_s: float = 0.0
-    """Waiting for a denoiser and encoding the prompt."""
-    denoise_s: float = 0.0
-    """Waiting for predictions."""
-    fuse_s: float = 0.0
-    """Fusion and scheduler steps."""
-    update_s: float = 0.0
-    """Motion consistency refinement."""
-    forward_s: float = 0.0
-    """Model forwards, summed over workers."""
-    num_windows: int = 0
-    """Window forwards."""
-    anchor_forwards: int = 0
-    """Forwards of anchors beyond their own windows' (ABAM)."""
-    decode_s: float = 0.0
-    encode_s: float = 0.0
-    total_s: float = 0.0
-    """From the coordinator's start to the stored file, waiting for models included."""
-    versions: str = ""
-    """Of the libraries that computed it, as JSON."""
-    error: str = ""
-    """Why it failed."""
+    A writer that is killed loses at most the rows that were not flushed.
 
-
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(VideoRecord)])
-
-
-def read(output: Output) -> list[VideoRecord]:
-    """The rows of an output's manifest; none where there is no manifest yet.
+    Args:
+        output: where the manifest is.
+        flush_rows: rows after which ``add`` stores what was added.
+        flush_s: seconds after which ``add`` does; who adds nothing for long calls ``flush``.
+        compact_s: least seconds from one merge into manifest.parquet to the next; more where it
+            takes more than a small share of the time.
 
     Raises:
-        UserError: the file is something else.
+        StorageError: storage cannot be read or written. Rows that a ``flush`` could not store are
+            stored by the next.
     """
-    data = output.read_bytes(MANIFEST)
-    if data is None:
-        return []
-    try:
-        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
-        # Columns of another version are left out, or take their defaults.
-        return [VideoRecord(**{n: row[n] for n in SCHEMA.names if n in row}) for row in rows]
-    except (pa.ArrowException, TypeError) as error:
-        raise UserError(
-            f"{output.uri(MANIFEST)}: not a manifest ({error}); move it away, or give another "
-            "--output"
-        ) from None
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        flush_rows: int = 1000,
+        flush_s: float = 5.0,
+        compact_s: float = 60.0,
+    ) -> None:
+        self._output = output
+        self._flush_rows, self._flush_s, self._compact_s = flush_rows, flush_s, compact_s
+        self._writer = secrets.randbits(_WRITER_BITS)
+        # Also where another machine's clock is ahead, a row is newer than those before it.
+        self._newest_ns = _newest_ns(output)
+        self._rows: list[tuple[VideoRecord, int]] = []
+        self._oldest_s = 0.0
+        self._num_parts = 0
+        self._next_compact_s = time.monotonic() + compact_s
+
+    def __enter__(self) -> ManifestWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, record: VideoRecord) -> None:
+        """Add a row; it is stored when ``flush`` has returned."""
+        if not self._rows:
+            self._oldest_s = time.monotonic()
+        self._rows.append((record, self._now_ns()))
+        waited_s = time.monotonic() - self._oldest_s
+        if len(self._rows) >= self._flush_rows or waited_s >= self._flush_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store the rows that were added."""
+        if not self._rows:
+            return
+        write_part(self._output, [_batch(self._rows)], "0", self._rows[-1][1])
+        self._rows = []
+        self._num_parts += 1
+        if time.monotonic() >= self._next_compact_s:
+            start = time.monotonic()
+            _try_to_compact(self._output)
+            now = time.monotonic()
+            pause_s = max(self._compact_s, (now - start) / _COMPACT_SHARE)
+            self._next_compact_s = now + pause_s
+        elif self._num_parts % _MERGED_PARTS == 0:
+            _merge_levels(self._output)
+
+    def close(self) -> None:
+        """Store the rows that were added, and merge all into manifest.parquet."""
+        self.flush()
+        compact(self._output)
+
+    def _now_ns(self) -> int:
+        """Greater than all before; its last bits are this writer's."""
+        least = (self._newest_ns >> _WRITER_BITS) + 1
+        self._newest_ns = max(time.time_ns() >> _WRITER_BITS, least) << _WRITER_BITS | self._writer
+        return self._newest_ns
 
 
 def upsert(output: Output, record: VideoRecord) -> None:
-    """Add a row, or replace the one with the same id; the file is never seen half written.
-
-    Two writers at once: on local storage a lock keeps those of one machine apart (and those of
-    several, where the file system locks for all). In an object store, where the last writer of a
-    file wins, each row is first put as a file of its own, and the manifest is written again until
-    no row was added meanwhile; so that it has all rows when all writers are through, and a row
-    whose writer died in between comes in with the next one.
+    """Add a row, or replace the one with the same id.
 
     Raises:
         StorageError: it cannot be stored.
     """
-    if output.is_local:
-        with output.locked():
-            _write(output, _rows(output) | {record.id: record})
-        return
-    output.put_bytes(_to_json(record), f"{_JOURNAL}/{_journal_name(record)}")
+    with ManifestWriter(output) as writer:
+        writer.add(record)
+
+
+def read(output: Output) -> list[VideoRecord]:
+    """All rows by line of the catalog, name and id, for outputs of some thousands of videos.
+
+    Raises:
+        UserError: a file of the manifest is something else.
+        StorageError: storage cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for batch in iter_batches(output, _COLUMNS):
+        rows += batch.to_pylist()
+    records = [VideoRecord(**row) for row in rows]
+    return sorted(records, key=lambda record: (record.catalog_line, record.name, record.id))
+
+
+def iter_batches(output: Output, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows, a few thousand at a time, of each video one, about in the order of writing.
+
+    Args:
+        output: where the manifest is.
+        columns: of ``SCHEMA``; all by default.
+
+    Raises:
+        ValueError: there is no such column.
+        UserError, StorageError: as ``read``.
+    """
+    names = list(SCHEMA.names if columns is None else columns)
+    if unknown := set(names) - set(SCHEMA.names):
+        raise ValueError(f"the manifest has no columns {sorted(unknown)}")
+    given = np.empty(0, np.uint64)
     while True:
-        journal = _newest(output)
-        _write(output, _with_journal(output, _rows(output), journal))
-        if _newest(output) == journal:
-            break
-    _prune(output, journal)
+        of = parts(output)
+        index, count = 0, 0
+        try:
+            rows = newest_rows(output, of)
+            for index, part in enumerate(of):
+                picks, count = rows.picks(index, given), 0
+                for batch in picked(read_batches(output, part, names), picks):
+                    count += len(batch)
+                    yield batch
+            return
+        except ChangedError:
+            # Go on with the files that have the rest.
+            if index or count:
+                is_given = rows.part < index
+                if count:
+                    is_given |= (rows.part == index) & (rows.row <= picks[count - 1])
+                given = np.union1d(given, rows.keys[is_given])
 
 
-_JOURNAL = ".work/manifest"
-# Long after any writer that read the manifest without these rows has written it.
-_JOURNAL_S = 24 * 3600
+def ids(output: Output, statuses: Collection[str] = ("done",)) -> NDArray[np.uint64]:
+    """Which videos have one of these statuses: their ids' 16 hex digits as integers, sorted.
 
-
-def _rows(output: Output) -> dict[str, VideoRecord]:
-    return {row.id: row for row in read(output)}
-
-
-def _write(output: Output, records: dict[str, VideoRecord]) -> None:
-    table = pa.Table.from_pylist([asdict(row) for row in records.values()], schema=SCHEMA)
-    with output.writing(MANIFEST) as local:
-        pq.write_table(table, local)
-
-
-def _to_json(record: VideoRecord) -> bytes:
-    return json.dumps(asdict(record), sort_keys=True).encode()
-
-
-def _digest(record: VideoRecord) -> str:
-    return hashlib.sha256(_to_json(record)).hexdigest()[:16]
-
-
-def _journal_name(record: VideoRecord) -> str:
-    return f"{record.id}.{time.time_ns():020d}.{_digest(record)}.json"
-
-
-def _newest(output: Output) -> dict[str, str]:
-    """Name of the newest row in the journal, by id."""
-    names = (stored.path.rpartition("/")[2] for stored in output.list(_JOURNAL))
-    # Names sort by time within an id.
-    return {name.partition(".")[0]: name for name in sorted(names)}
-
-
-def _with_journal(
-    output: Output, records: dict[str, VideoRecord], journal: dict[str, str]
-) -> dict[str, VideoRecord]:
-    merged = dict(records)
-    for key, name in journal.items():
-        if key in records and _digest(records[key]) == name.split(".")[2]:
+    Raises:
+        UserError, StorageError: as ``read``.
+    """
+    while True:
+        try:
+            return newest_rows(output, parts(output), statuses).keys
+        except ChangedError:
             continue
-        data = output.read_bytes(f"{_JOURNAL}/{name}")
-        # Another writer has replaced it; its newer one is in the next listing.
-        if data is not None:
-            merged[key] = VideoRecord(**json.loads(data))
-    return merged
 
 
-def _prune(output: Output, journal: dict[str, str]) -> None:
-    for stored in output.list(_JOURNAL):
-        name = stored.path.rpartition("/")[2]
-        key, written_ns, *_ = name.split(".")
-        is_replaced = name < journal.get(key, "")
-        if is_replaced or int(written_ns) / 1e9 < time.time() - _JOURNAL_S:
-            output.delete(stored.path)
+def compact(output: Output) -> None:
+    """Merge all rows that there are into manifest.parquet.
+
+    Raises:
+        UserError, StorageError: as ``read``; or it cannot be stored, then nothing is lost.
+    """
+    done = None
+    while True:
+        of = parts(output)
+        bases = [part.path for part in of if part.level == BASE]
+        # Another that merges at the same time leaves a base of its own, or publishes an older one.
+        is_published = bases in ([MANIFEST], [published(output)])
+        if not of or (is_published and (done is not None or len(of) == 1)):
+            return
+        try:
+            rows = newest_rows(output, of)
+            if rows.is_same(done):
+                return
+            merge(output, of, BASE, rows)
+            done = rows
+        except ChangedError:
+            continue
+
+
+def _try_to_compact(output: Output) -> None:
+    """As ``compact``, unless another does so at the same time."""
+    with suppress(ChangedError):
+        of = parts(output)
+        merge(output, of, BASE, newest_rows(output, of))
+
+
+def _merge_levels(output: Output) -> None:
+    """Keep the number of files small: many of a level become one of the next."""
+    levels: dict[str, list[Any]] = {}
+    for part in parts(output):
+        levels.setdefault(part.level, []).append(part)
+    for level, of in levels.items():
+        if level == BASE or len(of) < _MERGED_PARTS:
+            continue
+        try:
+            merge(output, of, str(int(level) + 1), newest_rows(output, of))
+        except ChangedError:
+            continue
+
+
+def _newest_ns(output: Output) -> int:
+    newest = 0
+    for part in parts(output):
+        newest = max(newest, part.newest_ns)
+        if part.path == MANIFEST:
+            try:
+                for batch in read_batches(output, part, (WRITTEN,)):
+                    newest = max(newest, *batch.column(WRITTEN).to_pylist())
+            except ChangedError:
+                return _newest_ns(output)
+    return newest
+
+
+def _batch(rows: Sequence[tuple[VideoRecord, int]]) -> pa.RecordBatch:
+    columns = [[getattr(record, name) for record, _ in rows] for name in _COLUMNS]
+    arrays = [
+        pa.array(values, kind)
+        for values, kind in zip([*columns, [ns for _, ns in rows]], SCHEMA.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)

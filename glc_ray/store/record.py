@@ -1,0 +1,127 @@
+"""What a row of the manifest holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """What became of one video."""
+
+    id: str
+    """Specification hash, first 16 hex digits: unique in a manifest."""
+    name: str
+    prompt: str
+    """What it shows; of a timeline all of it in one line."""
+    seed: int
+    specification_hash: str
+    specification: str
+    """The whole specification as JSON: enough to render the video again."""
+    status: str
+    """done, failed, cancelled or invalid (a row of a catalog that is no video)."""
+    num_frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    size_bytes: int = 0
+    path: str = ""
+    """Of the video, below the output."""
+    contact_sheet: str = ""
+    prompt_s: float = 0.0
+    """Waiting for a denoiser and encoding the prompt."""
+    denoise_s: float = 0.0
+    """Waiting for predictions."""
+    fuse_s: float = 0.0
+    """Fusion and scheduler steps."""
+    update_s: float = 0.0
+    """Motion consistency refinement."""
+    forward_s: float = 0.0
+    """Model forwards, summed over workers."""
+    num_windows: int = 0
+    """Window forwards."""
+    anchor_forwards: int = 0
+    """Forwards of anchors beyond their own windows' (ABAM)."""
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    total_s: float = 0.0
+    """From the coordinator's start to the stored file, waiting for models included."""
+    versions: str = ""
+    """Of the libraries that computed it, as JSON."""
+    error: str = ""
+    """Why it failed, or is invalid."""
+    catalog_line: int = 0
+    """Line of the catalog that asks for it, from 1; 0: not from a catalog."""
+    priority: int = 0
+    """Higher went first."""
+    resumed_at_step: int = 0
+    """Step that its last attempt began with; 0: from the start."""
+    halved_batches: int = 0
+    """Forwards whose batch was halved for want of device memory: it may change the last bits."""
+    finished_at: float = 0.0
+    """When it came to this status, in seconds since 1970."""
+
+
+def invalid_record(
+    location: str, line: int, error: str, *, name: str = "", prompt: str = ""
+) -> VideoRecord:
+    """The row of a catalog row that is no video; the same line of a catalog has the same id.
+
+    Args:
+        location: of the catalog.
+        line: from 1.
+        error: what is wrong with it.
+        name, prompt: as far as it has them.
+    """
+    digest = hashlib.sha256(json.dumps(["invalid", location, line]).encode()).hexdigest()
+    return VideoRecord(
+        id=digest[:16],
+        name=name,
+        prompt=prompt,
+        seed=0,
+        specification_hash="",
+        specification="",
+        status="invalid",
+        error=error,
+        catalog_line=line,
+        finished_at=time.time(),
+    )
+
+
+WRITTEN = "written_ns"
+"""The column that tells which of several rows of a video is the newest: nanoseconds since 1970, of
+which the last 16 bits are its writer's, so that no two are equal."""
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+SCHEMA = pa.schema(
+    [*((field.name, _TYPES[str(field.type)]) for field in fields(VideoRecord)), (WRITTEN, "int64")]
+)
+"""Of the manifest: a record and when it was written."""
+
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in fields(VideoRecord) if field.default is not MISSING
+} | {WRITTEN: 0}
+
+
+def to_schema(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
+    """``columns`` of a batch that another version wrote: missing ones take their defaults.
+
+    Raises:
+        TypeError: one that has no default is missing.
+    """
+    arrays = []
+    for name in columns:
+        kind = SCHEMA.field(name).type
+        if name in batch.schema.names:
+            arrays.append(batch.column(name).cast(kind))
+        elif name in _DEFAULTS:
+            arrays.append(pa.repeat(pa.scalar(_DEFAULTS[name], kind), len(batch)))
+        else:
+            raise TypeError(f"it has no column {name}")
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([SCHEMA.field(n) for n in columns]))
