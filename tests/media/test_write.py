@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX
 
-from glc_ray.backbones.cogvideox_vae import CogVideoXFrameDecoder
-from glc_ray.config import EncodeSpec
+from glc_ray.backbones.registry import load_frame_decoder
+from glc_ray.config import DecodeSpec, EncodeSpec, ModelSpec
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.decode import NonFiniteError, stream_decode, stream_pixels
 from glc_ray.media.segments import SegmentFile, join
 from glc_ray.media.stretch import segments
 from glc_ray.media.write import WrittenSegment, write_segments
+from glc_ray.protocols import FrameDecoder
 
 
 @pytest.fixture(scope="module")
-def decoder() -> CogVideoXFrameDecoder:
-    torch.manual_seed(0)
-    vae = AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 3,
-        up_block_types=("CogVideoXUpBlock3D",) * 3,
-        block_out_channels=(8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        sample_height=48,
-        sample_width=80,
-    )
-    return CogVideoXFrameDecoder(vae, tiling=True)
+def decoder(tiny_model: Callable[[str], Path]) -> FrameDecoder:
+    model = ModelSpec(backbone="cogvideox", path=str(tiny_model("sincos")))
+    return load_frame_decoder(model, DecodeSpec(), torch.device("cpu"))
 
 
 @pytest.fixture

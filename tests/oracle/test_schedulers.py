@@ -486,4 +486,15 @@ def test_a_scheduler_is_refused_before_any_work(tiny_pipeline: Path) -> None:
 
 @pytest.mark.parametrize(("own", "name"), EVERY)
 def test_what_fits_passes(model_of: MakeModel, own: Any, name: str) -> None:
-    schedulers.check(model_of(own), sampling(name, num_steps=50))
+    """And what passed steps through real sizes, not only through the rehearsal's one number."""
+    spec = sampling(name, num_steps=50)
+    schedulers.check(model_of(own), spec)
+    generator = torch.Generator().manual_seed(0)
+    scheduler = schedulers.load(model_of(own), spec, generator)
+    assert len(scheduler.timesteps) == 50
+    assert list(scheduler.timesteps) == sorted(scheduler.timesteps, reverse=True)
+    latents = torch.randn(1, 3, 4, 2, 2, generator=generator)
+    for step_index in range(50):
+        prediction = torch.randn(latents.shape, generator=generator)
+        latents = scheduler.step(prediction, step_index, latents).prev_sample
+    assert latents.isfinite().all()

@@ -59,6 +59,22 @@ def test_a_segment_is_claimed_and_committed(output: Output, ledger: Ledger) -> N
     assert (entry.first_frame, entry.num_frames, entry.size) == (24, 8, 22)
 
 
+def test_what_an_attempt_could_not_enter_is_withdrawn(output: Output, ledger: Ledger) -> None:
+    ledger.claim(0, 1)
+    stored = _store(output, ledger, 0, 1)
+    output.put_bytes(b"{}", ledger.segment_path(0, 1, ".pictures"))
+    ledger.withdraw(0, 1)
+    assert [name.rpartition(".")[2] for name in _names(output)] == ["claim"]
+    assert ledger.next_attempt(0) == 2
+    # What was entered is done, whatever happened after that.
+    ledger.claim(0, 2)
+    stored = _store(output, ledger, 0, 2)
+    assert ledger.commit(0, 2, stored)
+    ledger.withdraw(0, 2)
+    assert ledger.done() == {0: stored}
+    assert ledger.valid(stored, checksum=True)
+
+
 def test_a_late_commit_is_dropped_and_its_file_removed(output: Output, ledger: Ledger) -> None:
     ledger.claim(0, 1)
     late = _store(output, ledger, 0, 1)
