@@ -95,8 +95,9 @@ def read_batches(
     try:
         with _source(output, part, is_narrow or output.is_local) as source:
             file = pq.ParquetFile(source, pre_buffer=is_narrow)
+            names = file.schema_arrow.names
             # Without any column, the number of rows would be lost.
-            known = [name for name in columns if name in file.schema_arrow.names] or ["id"]
+            known = [name for name in columns if name in names] or ["id"]
             for batch in file.iter_batches(batch_rows, columns=known, use_threads=False):
                 yield to_schema(batch, list(columns))
     except (pa.ArrowException, TypeError, ValueError, OSError, StorageError) as error:

@@ -271,7 +271,7 @@ class _Writers:
     def _happens(self) -> None:
         if self._deadly and self._rng.random() < 0.03:
             raise _Killed
-        if self._depth < 4 and self._rng.random() < 0.15:
+        if self._depth < 3 and self._rng.random() < 0.15:
             self.run()
 
 
@@ -388,7 +388,7 @@ def check():
 
 rng = random.Random(0)
 flushed = {}
-for attempt in range(1, 9):
+for attempt in range(1, 6):
     pipes = [os.pipe() for _ in range(2)]
     writers = [forked(lambda: write(pipes[n][1], n, attempt)) for n in range(2)]
     told = []
