@@ -15,6 +15,7 @@ import av
 import pytest
 import torch
 
+from glc_ray.backbones.registry import facts
 from glc_ray.config import VideoJob
 from glc_ray.job import build_job, video_name
 from glc_ray.media.ffmpeg import FFMPEG_VARIABLE, find_ffmpeg
@@ -45,8 +46,9 @@ def job_of(tiny_model: Callable[[str], Path], tmp_path: Path) -> MakeJob:
     pipeline = write_tiny_pipeline(tmp_path, tiny_model("sincos"))
     shared = {"sampling.num_steps": 1, "decode.segment": 4}
 
-    def make(prompt: str, **encode: Any) -> VideoJob:
+    def make(prompt: str, num_frames: int = 33, **encode: Any) -> VideoJob:
         own = {f"encode.{key}": value for key, value in encode.items()}
+        own["video.num_frames"] = num_frames
         return build_job(load_pipeline(str(pipeline), (shared | own).items()), prompt, 0)
 
     return make
@@ -54,7 +56,9 @@ def job_of(tiny_model: Callable[[str], Path], tmp_path: Path) -> MakeJob:
 
 def store_latents(output: Output, job: VideoJob) -> None:
     """As a run leaves them that was killed when it had denoised."""
-    latents = torch.randn(1, 9, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+    pipeline = job.pipeline
+    shape = facts(pipeline.model).latents_shape(pipeline.video.num_frames)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     metadata = {"job": job.model_dump_json(), "latents_hash": job.latents_hash}
     save_latents(output, work_latents_path(video_id(job)), latents, metadata)
 
@@ -141,7 +145,8 @@ def test_faults_of_single_videos_and_the_same_command_again(
     killed, corrupt = job_of("killed"), job_of("corrupt")
     encoder = job_of("encoder", format="h265")
     odd = job_of("odd", crop=[0, 0, 11, 9])
-    jobs = [killed, corrupt, encoder, odd, job_of("good", frames=[9, 20])]
+    # Another length, too, and a part of it.
+    jobs = [killed, corrupt, encoder, odd, job_of("good", 17, frames=[9, 16])]
     place = tmp_path / "out"
     output = Output(str(place))
     output.prepare()
@@ -155,7 +160,7 @@ def test_faults_of_single_videos_and_the_same_command_again(
     with monkeypatch.context() as patched:
         patched.setattr(graph, "DecodeEncodeStage", _Unlucky)
         first = records(str(place), jobs)
-    check_done(place, first["good"], 11)
+    check_done(place, first["good"], 7)
     assert {record.status for prompt, record in first.items() if prompt != "good"} == {"failed"}
     assert first["killed"].error == (
         f"{LAST_FRAMES}: ffmpeg was killed by signal 9, by somebody or for want of memory:\n"
