@@ -195,14 +195,24 @@ def test_faults_of_single_videos_and_the_same_command_again(
 
 
 class _Filling(_Logged):
-    """The disk fills up when the segment is stored that the file ``fill`` names."""
+    """The disk fills up when a segment is stored: of the video that comes first its first, so that
+    there is no room for the next one, of the other its last, so that there is none for the video.
+    """
+
+    _full_after = -1
+
+    def __call__(self, row: Any) -> Any:
+        self._filler = Path(self._output.uri("filler"))
+        self._full_after += 1
+        answer = super().__call__(row)
+        if self._full_after == 0:
+            self._filler.unlink()
+        return answer
 
     def _store(self, ledger: Any, written: Any, attempt: int) -> None:
         super()._store(ledger, written, attempt)
-        place = Path(self._output.uri())
-        wanted = place.with_name("fill").read_text()
-        if ledger.segment_path(written.segment.index, 0).endswith(f"{wanted}.0000.mp4"):
-            with suppress(OSError), (place / "filler").open("wb", buffering=0) as filler:
+        if written.segment.index == self._full_after:
+            with suppress(OSError), self._filler.open("wb", buffering=0) as filler:
                 while filler.write(bytes(4096)):
                     pass
 
@@ -218,29 +228,29 @@ def test_a_disk_that_is_full_when_a_segment_or_the_video_is_stored(
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     output = Output(str(small_disk))
     output.prepare()
-    job = job_of("big")
-    store_latents(output, job)
+    jobs = [job_of("one"), job_of("other")]
+    for job in jobs:
+        store_latents(output, job)
     monkeypatch.setattr(graph, "DecodeEncodeStage", _Filling)
-    full = "cannot store: the disk is full: make room, or give another --output"
+    found = records(str(small_disk), jobs).values()
+    assert {record.status for record in found} == {"failed"}
+    segment, video = sorted(found, key=lambda record: record.error)
+    end = f"cannot store: the disk is full: make room, or give another --output; {GOES_ON}"
+    assert segment.error.startswith(f"{LAST_FRAMES}: {small_disk}/.work/{segment.id}/segments/")
+    assert segment.error.endswith(end)
+    assert video.error == f"join: {small_disk}/{video_path(video.name)}: {end}"
+    assert list((small_disk / "videos").iterdir()) == []
 
-    def fails_when_filled_after(segment: str) -> str:
-        (tmp_path / "fill").write_text(segment)
-        record = records(str(small_disk), [job])["big"]
-        (small_disk / "filler").unlink()
-        assert record.status == "failed"
-        assert list((small_disk / "videos").iterdir()) == []
-        return record.error
-
-    error = fails_when_filled_after("00000")
-    assert error.startswith(f"{LAST_FRAMES}: {small_disk}/.work/{video_id(job)}/segments/")
-    assert error.endswith(f"{full}; {GOES_ON}")
-    target = f"{small_disk}/{video_path(video_name(job))}"
-    assert fails_when_filled_after("00001") == f"join: {target}: {full}; {GOES_ON}"
-    (tmp_path / "fill").write_text("none")
-    check_done(small_disk, records(str(small_disk), [job])["big"])
-    # Each segment was stored once, though the second was begun twice.
-    made = [f"{video_id(job)}/{segment}" for segment in ("00000.0001", "00001.0002")]
-    assert stored(tmp_path / "stored") == made
+    (small_disk / "filler").unlink()
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _Logged)
+    for record in records(str(small_disk), jobs).values():
+        check_done(small_disk, record)
+    # Nothing that was there was made again.
+    made = [
+        *(f"{segment.id}/{name}" for name in ("00000.0001", "00001.0002")),
+        *(f"{video.id}/{name}" for name in ("00000.0001", "00001.0001")),
+    ]
+    assert sorted(stored(tmp_path / "stored")) == sorted(made)
 
 
 @pytest.fixture
