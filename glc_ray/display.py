@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
+from glc_ray.store.run_status import VideoStatus
+
+Standing: TypeAlias = VideoProgress | VideoStatus
+"""Where a video stands: as the board tells, or as the run wrote it down."""
+
+STATES = (
+    "queued",
+    "loading",
+    "denoising",
+    "decoding",
+    "done",
+    "failed",
+    "cancelled",
+    "invalid",
+)
+"""Of a video, in the order in which it comes to them; invalid: a row of a catalog that is none."""
 
 _POLL_S = 0.5
 _LOG_EVERY_S = 10.0
@@ -55,9 +71,9 @@ def _display(num_videos: int, console: Console) -> Iterator[_Display]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
@@ -70,27 +86,44 @@ class _Bars:
     def __init__(self, num_videos: int, progress: Progress) -> None:
         self._num_videos = num_videos
         self._progress = progress
-        self._eta = _Eta()
+        self._eta = Eta()
         self._bars: dict[str, TaskID] = {}
+        self._told: frozenset[str] = frozenset()
         self._all: TaskID | None = None
         if num_videos > 1:
             self._all = progress.add_task("videos", total=num_videos, detail="")
 
     def show(self, board: BoardSnapshot) -> None:
-        for video in (*board.in_work, *board.ended):
-            if video.name not in self._bars:
-                self._bars[video.name] = self._progress.add_task(video.name[:18], detail="")
-            self._progress.update(
-                self._bars[video.name],
-                completed=fraction(video),
-                total=1,
-                detail=describe(video, self._eta.of(video)),
-                visible=self._all is None or video.state not in FINAL_STATES,
-            )
-        if self._all is not None:
-            finished = sum(board.counts.values())
-            detail = f"{finished} of {self._num_videos}"
-            self._progress.update(self._all, completed=finished, detail=detail)
+        if self._all is None:
+            for video in (*board.in_work, *board.ended):
+                self._show_bar(video)
+            return
+        in_work = {video.name for video in board.in_work}
+        for name in self._bars.keys() - in_work:
+            self._progress.remove_task(self._bars.pop(name))
+        for video in board.in_work:
+            self._show_bar(video)
+        self._tell(board)
+        detail = f"{_finished(board)} of {self._num_videos}: {in_words(board.counts)}"
+        self._progress.update(self._all, completed=_finished(board), detail=detail.rstrip(": "))
+
+    def _show_bar(self, video: VideoProgress) -> None:
+        if video.name not in self._bars:
+            self._bars[video.name] = self._progress.add_task(video.name[:18], detail="")
+        self._progress.update(
+            self._bars[video.name],
+            completed=fraction(video),
+            total=1,
+            detail=describe(video, self._eta.of(video)),
+        )
+
+    def _tell(self, board: BoardSnapshot) -> None:
+        """A line above the bars for each video that ended otherwise than done."""
+        lost = {video.name: video for video in board.ended if video.state != "done"}
+        for name in lost.keys() - self._told:
+            line = f"{name}: {describe(lost[name], None)}"
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._told = frozenset(lost)
 
 
 class _Lines:
@@ -99,32 +132,37 @@ class _Lines:
     def __init__(self, num_videos: int, console: Console) -> None:
         self._num_videos = num_videos
         self._console = console
-        self._eta = _Eta()
+        self._eta = Eta()
         self._said: dict[str, tuple[str, float]] = {}
 
     def show(self, board: BoardSnapshot) -> None:
-        finished = sum(board.counts.values())
-        for video in (*board.in_work, *board.ended):
+        said: dict[str, tuple[str, float]] = {}
+        for video in {one.name: one for one in (*board.in_work, *board.ended)}.values():
             state, at = self._said.get(video.name, ("", 0.0))
             now = time.monotonic()
             eta = self._eta.of(video)
             is_final = video.state in FINAL_STATES
             if video.state == state and (is_final or now - at < _LOG_EVERY_S):
+                said[video.name] = (state, at)
                 continue
-            self._said[video.name] = (video.state, now)
-            count = f"[{finished}/{self._num_videos}] " if self._num_videos > 1 else ""
+            said[video.name] = (video.state, now)
+            count = f"[{_finished(board)}/{self._num_videos}] " if self._num_videos > 1 else ""
             line = f"{count}{video.name}: {describe(video, eta)}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # No more than the board itself remembers, in however long a catalog.
+        self._said = said
 
 
-class _Eta:
+class Eta:
     """Seconds left of a video's denoising, from the steps done since it was first seen."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, float]] = {}
 
-    def of(self, video: VideoProgress) -> float | None:
+    def of(self, video: Standing) -> float | None:
+        """None where it is not denoised, or before a step was seen."""
         if video.state != "denoising":
+            self._first.pop(video.name, None)
             return None
         now, done = time.monotonic(), _steps(video)
         start, done_at_start = self._first.setdefault(video.name, (now, done))
@@ -133,7 +171,7 @@ class _Eta:
         return (now - start) / (done - done_at_start) * (video.num_steps - done)
 
 
-def describe(video: VideoProgress, eta_s: float | None) -> str:
+def describe(video: Standing, eta_s: float | None) -> str:
     """``denoising: step 3 of 25, window 4 of 18, 1:05 left``."""
     if video.state == "denoising":
         step = min(video.steps_done + 1, video.num_steps)
@@ -141,7 +179,7 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
         if video.num_windows:
             parts.append(f"window {video.windows_done} of {video.num_windows}")
         if eta_s is not None:
-            parts.append(f"{int(eta_s) // 60}:{int(eta_s) % 60:02d} left")
+            parts.append(f"{clock(eta_s)} left")
         return f"denoising: {', '.join(parts)}"
     if video.state == "loading":
         return "loading the model"
@@ -150,7 +188,23 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
     return video.state
 
 
-def fraction(video: VideoProgress) -> float:
+def in_words(counts: Mapping[str, int]) -> str:
+    """``2 denoising, 40 done, 1 failed``, in the order in which a video comes to these states."""
+    known = [state for state in STATES if counts.get(state)]
+    return ", ".join(f"{counts[state]} {state}" for state in known)
+
+
+def clock(seconds: float) -> str:
+    """``1:05``, ``2:01:05``, ``3 d 02:01:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02d}:{minute:02d}:{second:02d}"
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def fraction(video: Standing) -> float:
     """How much of a video is done, 0 to 1; denoising is taken for nine tenths of it."""
     if video.state in FINAL_STATES:
         return 1.0
@@ -159,6 +213,10 @@ def fraction(video: VideoProgress) -> float:
     return 0.9 * _steps(video) / max(video.num_steps, 1)
 
 
-def _steps(video: VideoProgress) -> float:
+def _steps(video: Standing) -> float:
     """Steps done, the current one by its windows."""
     return video.steps_done + video.windows_done / max(video.num_windows, 1)
+
+
+def _finished(board: BoardSnapshot) -> int:
+    return sum(board.counts.values())

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
+from collections import Counter
+from dataclasses import asdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
+from rich.progress import Progress
 
 from glc_ray import display
 from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
+from glc_ray.store.run_status import VideoStatus
 
 DONE = BoardSnapshot(in_work=(), ended=(VideoProgress("ball", "done"),), counts={"done": 1})
 DENOISING = VideoProgress(
@@ -36,6 +42,20 @@ DENOISING = VideoProgress(
 )
 def test_words(progress: VideoProgress, eta_s: float | None, text: str) -> None:
     assert display.describe(progress, eta_s) == text
+    assert display.describe(VideoStatus(**asdict(progress)), eta_s) == text, "in a file, too"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0:00"), (65, "1:05"), (59.6, "1:00"), (7265, "2:01:05"), (266465, "3 d 02:01:05")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert display.clock(seconds) == text
+
+
+def test_counts_in_the_order_of_a_video_s_life_without_zeros() -> None:
+    counts = {"failed": 1, "done": 40, "cancelled": 0, "denoising": 2}
+    assert display.in_words(counts) == "2 denoising, 40 done, 1 failed"
 
 
 def test_fraction_never_goes_back() -> None:
@@ -93,3 +113,59 @@ def test_terminal_shows_a_bar() -> None:
     with display.watching(lambda: DONE, 1, console):
         pass
     assert "ball" in stream.getvalue()
+
+
+def _board(in_work: list[int], ended: list[tuple[int, str]]) -> BoardSnapshot:
+    return BoardSnapshot(
+        in_work=tuple(VideoProgress(f"v{i}", "denoising", 1, 9) for i in in_work),
+        ended=tuple(VideoProgress(f"v{i}", state) for i, state in ended[-64:]),
+        counts=dict(Counter(state for _, state in ended)),
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 20), max_size=10))
+def test_never_more_bars_than_videos_in_work(sizes: list[int]) -> None:
+    """Whatever begins and ends between two looks at a catalog of 100,000."""
+    with Progress(console=Console(file=io.StringIO()), disable=True) as progress:
+        bars = display._Bars(100_000, progress)
+        begun = 0
+        for size in sizes:
+            ended = [(i, "done") for i in range(begun)]
+            bars.show(_board(list(range(begun, begun + size)), ended))
+            names = [task.description for task in progress.tasks]
+            assert names == ["videos", *(f"v{i}" for i in range(begun, begun + size))]
+            assert progress.tasks[0].completed == begun
+            begun += size
+
+
+def test_bar_of_all_counts_by_state_out_of_the_total() -> None:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        bars = display._Bars(40, progress)
+        bars.show(_board([7], []))
+        assert progress.tasks[0].fields["detail"] == "0 of 40"
+        bars.show(_board([7], [(0, "failed"), (1, "done"), (2, "done")]))
+        assert progress.tasks[0].fields["detail"] == "3 of 40: 2 done, 1 failed"
+
+
+def test_terminal_tells_of_each_video_that_is_lost_once() -> None:
+    stream = io.StringIO()
+    boards = [_board([1, 2], []), *[_board([2], [(0, "done"), (1, "failed")])] * 3]
+    with Progress(console=Console(file=stream, width=80)) as progress:
+        bars = display._Bars(40, progress)
+        for board in boards:
+            bars.show(board)
+    assert stream.getvalue().count("v1: failed") == 1
+    assert "v0: done" not in stream.getvalue()
+
+
+def test_lines_remember_no_more_than_the_board() -> None:
+    stream = io.StringIO()
+    lines = display._Lines(1000, Console(file=stream, width=80))
+    for begun in range(0, 1000, 10):
+        lines.show(_board(list(range(begun, begun + 10)), [(i, "done") for i in range(begun)]))
+        assert len(lines._said) <= 10 + 64
+    said = stream.getvalue().splitlines()
+    assert said[0] == "[0/1000] v0: denoising: step 2 of 9"
+    assert said[-1] == "[990/1000] v989: done"
+    assert len(said) == len(set(said)) == 1990
