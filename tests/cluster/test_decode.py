@@ -75,7 +75,7 @@ def whole(
 
 def encoded_again(whole: Whole, output: Path, **options: Any) -> np.ndarray:
     record = render(from_latents=str(whole.latents), output=str(output), options=options)
-    assert not list((output / ".work").iterdir())
+    assert not (output / ".work" / record.id).exists()
     return pixels(output, record)
 
 
