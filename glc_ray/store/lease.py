@@ -189,12 +189,8 @@ def holder(output: Output, times: LeaseTimes | None = None) -> Holder | None:
     Raises:
         StorageError: storage cannot be read.
     """
-    stale_s = (times or LeaseTimes()).stale_s
-    live = [
-        found
-        for found, _ in _holders(output)
-        if not found.is_dead and time.time() - found.signed <= stale_s
-    ]
+    oldest_s = time.time() - (times or LeaseTimes()).stale_s
+    live = [h for h, _ in _holders(output) if not h.is_dead and h.signed >= oldest_s]
     return min(live, key=lambda found: found.rank, default=None)
 
 
@@ -258,8 +254,8 @@ def _look_around(
     found = _holders(output)
     # By the storage's clock, which wrote both.
     now_s = max((age_s for holder, age_s in found if holder.token == own.token), default=0.0)
-    stale_s = times.stale_s
-    dead = {other.token for other, at_s in found if other.is_dead or now_s - at_s > stale_s}
+    oldest_s = now_s - times.stale_s
+    dead = {other.token for other, at_s in found if other.is_dead or at_s < oldest_s}
     before = [o for o, _ in found if o.token not in dead and o.rank < own.rank]
     return min(before, key=lambda other: other.rank, default=None), tuple(sorted(dead))
 

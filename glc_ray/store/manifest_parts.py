@@ -183,7 +183,8 @@ def newest_rows(
                 has_one = pc.is_in(batch.column("status"), pa.array(statuses, pa.string()))
                 wanted.append(has_one.to_numpy(zero_copy_only=False))
     if not keys:
-        return Rows(np.empty(0, np.uint64), *(np.empty(0, np.int64) for _ in range(3)))
+        none = np.empty(0, np.int64)
+        return Rows(none.astype(np.uint64), none, none.astype(np.int32), none)
     key, ns = np.concatenate(keys), np.concatenate(written)
     order = np.lexsort((ns, key))
     is_last = np.append(key[order][1:] != key[order][:-1], True)
