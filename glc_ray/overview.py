@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 
 from glc_ray.display import STATES, fraction
 from glc_ray.protocols import UserError
-from glc_ray.store import manifest, run_status
+from glc_ray.store import lease, manifest, run_status
 from glc_ray.store.manifest_parts import parts
 from glc_ray.store.output import Output
 from glc_ray.store.run_status import RunStatus
 
 _DIED_S = 60.0
-"""Without a sign; a run gives one every two seconds, and outlives a short outage of storage."""
+"""Without a sign, on another machine; a run outlives a short outage of storage."""
 _LISTEN_S = 5.0
+"""A run gives a sign every two seconds."""
 _LATEST = 100
 """Videos that the rate is taken from while a run goes on: it follows what the workers do now."""
 _REASONS = 1000
@@ -94,15 +95,8 @@ def overview(output: Output) -> Overview:
         UserError: it is no output of glc-ray.
         StorageError: storage cannot be read.
     """
-    run, silent_s = _last_sign(output)
-    if run is None and not parts(output):
-        raise UserError(
-            f"{output.uri()}: no output of glc-ray: it has neither {manifest.MANIFEST} nor a run "
-            "that begins; give the --output of a render"
-        )
-    state = "none" if run is None else run.state
-    if state == "running" and silent_s > _DIED_S:
-        state = "died"
+    run, state, silent_s = run_state(output)
+    check_is_output(output, run)
     in_work = run.in_work if run is not None and state == "running" else ()
     names = pa.array([video.name for video in in_work], pa.string())
     found = _Found(run.started_at if run is not None else 0.0, names)
@@ -125,6 +119,15 @@ def overview(output: Output) -> Overview:
         videos_per_hour=videos_per_hour,
         eta_s=eta_s,
     )
+
+
+def check_is_output(output: Output, run: RunStatus | None) -> None:
+    """Refuse what has neither a manifest nor a run (UserError)."""
+    if run is None and not parts(output):
+        raise UserError(
+            f"{output.uri()}: no output of glc-ray: it has neither {manifest.MANIFEST} nor a run "
+            "that begins; give the --output of a render"
+        )
 
 
 def rows(output: Output) -> Iterator[tuple[str, str, str]]:
@@ -229,22 +232,32 @@ def _add_invalid(output: Output, reasons: Reasons) -> None:
             reasons.add("invalid", row["error"], "", f"line {row['catalog_line']}")
 
 
-def _last_sign(output: Output) -> tuple[RunStatus | None, float]:
-    """What the run said last, and how many seconds ago that was."""
+def run_state(output: Output) -> tuple[RunStatus | None, str, float]:
+    """What the run said last, in which state it is (of ``Overview``), seconds since its last sign.
+
+    Raises:
+        StorageError: storage cannot be read.
+    """
     run = run_status.read(output)
     if run is None:
-        return None, 0.0
+        return None, "none", 0.0
     silent_s = max(0.0, time.time() - run.updated_at)
-    if run.state != "running" or silent_s <= _DIED_S or run.host == socket.gethostname():
-        return run, silent_s
-    # Another machine's clock may be behind: listen whether it says something.
+    if run.state != "running" or silent_s <= _LISTEN_S:
+        return run, run.state, silent_s
+    if run.host == socket.gethostname():
+        # One whose process is gone is known to be dead at once.
+        is_alive = lease.holder(output) is not None
+        return run, "running" if is_alive else "died", silent_s
+    if silent_s <= _DIED_S:
+        return run, "running", silent_s
+    # The clock of its machine may be behind: listen whether it says something.
     until = time.monotonic() + _LISTEN_S
     while time.monotonic() < until:
-        time.sleep(0.5)
+        time.sleep(_LISTEN_S / 10)
         now = run_status.read(output)
         if now is not None and now != run:
-            return now, 0.0
-    return run, silent_s
+            return now, now.state, 0.0
+    return run, "died", silent_s
 
 
 def _rates(
