@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -473,43 +474,70 @@ class VideoJob(_Spec):
     @property
     def specification_hash(self) -> str:
         """Hex SHA-256 of everything that determines the video's bits."""
-        return self._hash({})
+        return self._hash(of_latents=False)
 
     @property
     def latents_hash(self) -> str:
         """Hex SHA-256 of everything that determines the final latents: not how they are decoded,
         encoded and played."""
-        return self._hash({"decode": True, "encode": True, "video": {"fps"}})
+        return self._hash(of_latents=True)
 
-    def _hash(self, excluded: dict[str, Any]) -> str:
-        pipeline = self.pipeline.model_dump(
-            exclude={
-                "name": True,
-                "description": True,
-                "prompt": True,
-                "prompts": True,
-                "resources": True,
-                # Who decodes what: changes no bit.
-                "decode": {"parallel"},
-                # The identity says which model; where it lies does not matter.
-                "model": {"path", "revision"},
-                # Options of methods that take no part.
-                **{method: True for method in METHODS if method != self.pipeline.method},
-                **excluded,
-            }
-        )
-        return content_hash(
-            {
-                "format": FORMAT_VERSION,
-                "timeline": [prompt.model_dump() for prompt in self.timeline],
-                "seed": self.seed,
-                "model_identity": self.model_identity,
-                **pipeline,
-            }
-        )
+    def _hash(self, *, of_latents: bool) -> str:
+        own = {
+            "format": FORMAT_VERSION,
+            "timeline": [prompt.model_dump() for prompt in self.timeline],
+            "seed": self.seed,
+            "model_identity": self.model_identity,
+        }
+        parts = _sections(_Same(self.pipeline), of_latents) | {
+            key: canonical_json(value) for key, value in own.items()
+        }
+        text = ",".join(f'"{key}":{parts[key]}' for key in sorted(parts))
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+class _Same:
+    """Equal to itself alone: what is frozen need not be compared to be known again."""
+
+    def __init__(self, pipeline: PipelineSpec) -> None:
+        self.pipeline = pipeline
+
+    def __hash__(self) -> int:
+        return id(self.pipeline)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.pipeline is other.pipeline
+
+
+# The jobs of a catalog share a few pipelines, of which writing out is most of the work of a hash.
+@lru_cache(maxsize=64)
+def _sections(same: _Same, of_latents: bool) -> dict[str, str]:
+    """What determines a video's bits, or its latents: canonical JSON by key of the pipeline."""
+    pipeline = same.pipeline
+    excluded: dict[str, Any] = {
+        "name": True,
+        "description": True,
+        "prompt": True,
+        "prompts": True,
+        "resources": True,
+        # Who decodes what: changes no bit.
+        "decode": {"parallel"},
+        # The identity says which model; where it lies does not matter.
+        "model": {"path", "revision"},
+        # Options of methods that take no part.
+        **{method: True for method in METHODS if method != pipeline.method},
+    }
+    if of_latents:
+        excluded |= {"decode": True, "encode": True, "video": {"fps"}}
+    sections = pipeline.model_dump(exclude=excluded)
+    return {key: canonical_json(section) for key, section in sections.items()}
+
+
+def canonical_json(value: Any) -> str:
+    """A JSON value in the one form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def content_hash(value: Any) -> str:
     """Hex SHA-256 of a JSON value's canonical form."""
-    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -76,7 +76,7 @@ def _unknown(model: type[BaseModel], location: Location) -> str:
     close = difflib.get_close_matches(unknown, fields, n=1)
     if not close and len(location) == 1:
         # One that belongs into a section.
-        paths = list(_paths(model))
+        paths = list(key_paths(model))
         by_name = {path.rpartition(".")[2]: path for path in paths}
         close = (
             [path for path in paths if path.endswith(f".{unknown}")]
@@ -87,12 +87,12 @@ def _unknown(model: type[BaseModel], location: Location) -> str:
     return f"unknown key {key}; allowed here: {', '.join(fields)}{hint}"
 
 
-def _paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[str]:
+def key_paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[str]:
     """Every key of the specification, sections among them, as its dotted path."""
     for name, field in model.model_fields.items():
         yield ".".join((*above, name))
         if _is_section(field.annotation):
-            yield from _paths(field.annotation, (*above, name))  # type: ignore[arg-type]
+            yield from key_paths(field.annotation, (*above, name))  # type: ignore[arg-type]
 
 
 def _allowed_entry(model: type[BaseModel], location: Location) -> tuple[Location, str] | None:

@@ -8,6 +8,7 @@ OUTPUT/manifest.parquet
 OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
 OUTPUT/.work/ID/checkpoints/        and its state between two steps
 OUTPUT/.work/manifest/              rows of the manifest, as they were written
+OUTPUT/.work/queue/RUN/GROUP/PRIORITY/  rows of a catalog that are to be rendered
 OUTPUT/.work/lease/                 which run has the output
 OUTPUT/.work/control/               what people ask of the run
 OUTPUT/.work/run.json               what the run says of itself
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 MANIFEST = "manifest.parquet"
 MANIFEST_PARTS = ".work/manifest"
+QUEUE = ".work/queue"
 LEASE = ".work/lease"
 CONTROL = ".work/control"
 RUN_STATUS = ".work/run.json"

@@ -73,8 +73,12 @@ class StoredFile:
     """Seconds since 1970, by the storage's clock."""
 
 
-def connect(location: str) -> tuple[fs.FileSystem, str, fs.FileSystem]:
-    """File system for results, the root below it, and one that gives up in seconds.
+def connect(location: str, option: str = "--output") -> tuple[fs.FileSystem, str, fs.FileSystem]:
+    """File system of a location, the root below it, and one that gives up in seconds.
+
+    Args:
+        location: a path or a URI.
+        option: that gave it.
 
     Raises:
         UserError: ``location`` is nothing that can be used.
@@ -83,8 +87,8 @@ def connect(location: str) -> tuple[fs.FileSystem, str, fs.FileSystem]:
         found, root = cast("tuple[fs.FileSystem, str]", fs.FileSystem.from_uri(location))
     except (pa.ArrowException, ValueError, OSError) as error:
         raise UserError(
-            f"--output {without_secrets(location)}: not a path or URI that can be used "
-            f"({_first_line(error, location)}); give a folder, or a URI that begins with s3://, "
+            f"{option} {without_secrets(location)}: not a path or URI that can be used "
+            f"({_first_line(error, location)}); give a path, or a URI that begins with s3://, "
             "gs:// or file://"
         ) from None
     if isinstance(found, fs.LocalFileSystem):

@@ -1,0 +1,74 @@
+"""Names of videos, which are names of files everywhere: no path, no surprise on any system."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from glc_ray.protocols import UserError
+
+LONGEST_BYTES = 200
+"""Of a name in UTF-8: file systems allow 255, of which a suffix and a number take some."""
+
+_RESERVED = '/\\:*?"<>|'
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+_BIDIRECTIONAL = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_ALLOWED = (
+    f"a name is at most {LONGEST_BYTES} bytes of text of any script, without {' '.join(_RESERVED)} "
+    "and control characters, and without dots and spaces at its beginning and end"
+)
+
+
+def checked_name(name: str) -> str:
+    """A name that a person gave, in Unicode's composed form (NFC).
+
+    Raises:
+        UserError: it cannot be the name of a file on every system.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if mistake := _mistake(name):
+        raise UserError(f"name = {name!r}: {mistake}; {_ALLOWED}")
+    return name
+
+
+def _mistake(name: str) -> str | None:
+    if not name:
+        return "is empty"
+    if unsafe := [letter for letter in name if _is_unsafe(letter)]:
+        return f"{unsafe[0]!r} is not allowed"
+    if name.strip(". ") != name or name.strip() != name:
+        return "begins or ends with a dot or a space"
+    if _DEVICES.fullmatch(name):
+        return "is the name of a device on Windows"
+    if (size := len(name.encode())) > LONGEST_BYTES:
+        return f"has {size} bytes"
+    return None
+
+
+def vbench_name(prompt: str, index: int) -> str:
+    """VBench's name of the sample ``index`` of a prompt: ``{prompt}-{index}``.
+
+    What a file name cannot hold becomes a hyphen. A prompt that is too long is cut, and its digest
+    tells it from others with the same beginning; VBench cannot find it.
+    """
+    text = unicodedata.normalize("NFC", prompt).strip(". ").strip()
+    text = "".join("-" if _is_unsafe(letter) else letter for letter in text)
+    end = f"-{index}"
+    if not text or len(text.encode()) + len(end) > LONGEST_BYTES:
+        digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()[:8]
+        end = f"-{digest}{end}"
+        text = text.encode()[: LONGEST_BYTES - len(end)].decode(errors="ignore")
+    return (text + end).lstrip("-") if not text else text + end
+
+
+def clash_key(name: str) -> str:
+    """Equal for names that are one file somewhere: most desktops do not tell cases apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _is_unsafe(letter: str) -> bool:
+    if letter.isascii():
+        return letter in _RESERVED or letter < " " or letter == "\x7f"
+    return unicodedata.category(letter) in _CONTROL or bool(_BIDIRECTIONAL.match(letter))
