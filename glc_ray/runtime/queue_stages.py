@@ -1,0 +1,137 @@
+"""Stages that fill a queue: rows as they are read -> videos as they are checked, batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from glc_ray.catalog import CatalogJob, CatalogJobs
+from glc_ray.names import clash_key
+from glc_ray.protocols import UserError
+from glc_ray.store.catalog import BadRow, CatalogRow, read_rows
+
+_BATCH_ROWS = 1000
+
+READ = pa.schema([("line", pa.int64()), ("values", pa.string()), ("error", pa.string())])
+"""A row as it is read: values as JSON, or an error. At line 0 it is one of the whole file."""
+
+QUEUED, DONE, INVALID, FATAL = "queued", "done", "invalid", "fatal"
+CHECKED = pa.schema(
+    [
+        ("state", pa.string()),
+        ("line", pa.int64()),
+        ("job", pa.string()),
+        ("name", pa.string()),
+        ("priority", pa.int64()),
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("key", pa.uint64()),
+        ("name_key", pa.uint64()),
+        ("prompt", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""A video as it is checked: ``key`` is its id as a number, ``name_key`` a digest of its name. What
+is done has no job; what is invalid has an error, and name and prompt as far as it has them."""
+
+
+def read_batches(location: str, jobs: CatalogJobs) -> Iterator[pa.Table]:
+    """The rows of a catalog as they are read; the whole file's mistake is the last of them."""
+    rows = read_rows(location, jobs.check_columns)
+    while True:
+        batch: list[dict[str, Any]] = []
+        mistake = ""
+        try:
+            batch.extend(map(_read_row, islice(rows, _BATCH_ROWS)))
+        except UserError as error:
+            # One that is raised here would come out as Ray Data's.
+            mistake = str(error)
+        if mistake:
+            batch.append({"line": 0, "values": "", "error": mistake})
+        if batch:
+            yield pa.Table.from_pylist(batch, schema=READ)
+        if mistake or not batch:
+            return
+
+
+def _read_row(row: CatalogRow | BadRow) -> dict[str, Any]:
+    if isinstance(row, BadRow):
+        return {"line": row.line, "values": "", "error": row.error}
+    # Dates and decimals of Parquet are no values of a specification, which will say so.
+    return {"line": row.line, "values": json.dumps(row.values, default=str), "error": ""}
+
+
+class CheckRows:
+    """Makes the videos of rows, and looks which of them are done.
+
+    Args:
+        jobs: makes them.
+        done: reference to the sorted ids of those that are done, in a list; empty: none is.
+        folder: that relative paths in rows start from.
+    """
+
+    def __init__(self, jobs: CatalogJobs, done: list[Any], folder: str) -> None:
+        os.chdir(folder)
+        self._jobs = jobs
+        self._done = ray.get(done[0]) if done else np.empty(0, np.uint64)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """From `READ` to `CHECKED`."""
+        checked = [video for row in batch.to_pylist() for video in self._check(row)]
+        keys = np.array([video["key"] for video in checked], np.uint64)
+        for index in np.flatnonzero(np.isin(keys, self._done)) if len(self._done) else ():
+            if checked[index]["state"] == QUEUED:
+                checked[index] |= {"state": DONE, "job": ""}
+        return pa.Table.from_pylist(checked, schema=CHECKED)
+
+    def _check(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        line, error, values = row["line"], row["error"], {}
+        if not error:
+            values = json.loads(row["values"])
+            try:
+                yield from map(_video, self._jobs.jobs(CatalogRow(line, values)))
+                return
+            except UserError as mistake:
+                error = str(mistake)
+        yield _NOTHING | {
+            "state": INVALID if line else FATAL,
+            "line": line,
+            "error": error,
+            "name": _if_text(values.get("name")),
+            "prompt": _if_text(values.get("prompt")),
+        }
+
+
+_NOTHING: dict[str, Any] = {
+    field.name: 0 if pa.types.is_integer(field.type) else "" for field in CHECKED
+}
+
+
+def _video(made: CatalogJob) -> dict[str, Any]:
+    id = made.job.specification_hash[:16]
+    digest = hashlib.blake2b(clash_key(made.name).encode(), digest_size=8).digest()
+    return {
+        "state": QUEUED,
+        "line": made.line,
+        "job": made.job.model_dump_json(),
+        "name": made.name,
+        "priority": made.priority,
+        "id": id,
+        "group": made.group,
+        "key": int(id, 16),
+        "name_key": int.from_bytes(digest, "big"),
+        "prompt": made.job.prompt,
+        "error": "",
+    }
+
+
+def _if_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
