@@ -1,6 +1,6 @@
 """The ``glc-ray`` command, and what every front door shares: exit codes, errors without traceback.
 
-Exit codes: 0 done, 1 a video failed, 2 the request cannot be rendered.
+Exit codes: 0 done, 1 a video failed, 2 the request cannot be rendered, 3 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import click
 
 from glc_ray import __version__
 from glc_ray.protocols import UserError
+from glc_ray.runtime.errors import StoppedError
 
-_FRONT_DOORS = ("bench", "plan", "render")
+_FRONT_DOORS = ("bench", "cancel", "plan", "render", "retry", "status")
 
 
 class RenderError(RuntimeError):
@@ -29,6 +30,13 @@ class FrontDoor(click.Command):
         except (UserError, RenderError) as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2 if isinstance(error, UserError) else 1)
+        except StoppedError as error:
+            click.echo(
+                f"stopped by {error}: what is finished is kept, and the same command goes on from "
+                "there",
+                err=True,
+            )
+            ctx.exit(3)
         except RuntimeError as error:
             # Late: it imports pyarrow.
             from glc_ray.store.storage import StorageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from glc_ray.prompts import from_command_line
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec, VideoJob
     from glc_ray.prompts import PromptLike
+    from glc_ray.runtime.run import Run
     from glc_ray.store.manifest import VideoRecord
     from glc_ray.store.output import Output
 
@@ -144,7 +145,7 @@ def _prepared(job: VideoJob, output: str) -> Output:
     formats.check(job.pipeline.encode, width, height)
     place = Output(output)
     place.prepare()
-    manifest.read(place)
+    manifest.ids(place)
     return place
 
 
@@ -157,19 +158,22 @@ def _run(
     keep_latents: bool,
     denoises: bool,
 ) -> VideoRecord:
+    from glc_ray.runtime.pipeline import Listed
+    from glc_ray.runtime.run import Group, Run
+
+    with Run(place, keep_latents=keep_latents, denoises=denoises) as run:
+        run.expect(1)
+        with _shown(run, 1, quiet):
+            (record,) = run.render([Group(job.pipeline, Listed.of(job))], address)
+    return record
+
+
+def _shown(run: Run, num_videos: int, quiet: bool) -> AbstractContextManager[None]:
     from rich.console import Console
 
     from glc_ray.display import watching
-    from glc_ray.runtime.cluster import connected
-    from glc_ray.runtime.pipeline import Run
-    from glc_ray.store import manifest
 
-    with connected(address, job.pipeline, denoises=denoises):
-        run = Run(job.pipeline, place.location, keep_latents=keep_latents, denoises=denoises)
-        with nullcontext() if quiet else watching(run.progress, 1, Console(stderr=True)):
-            (record,) = run.records([job])
-    manifest.upsert(place, record)
-    return record
+    return nullcontext() if quiet else watching(run.progress, num_videos, Console(stderr=True))
 
 
 @click.command(cls=FrontDoor)

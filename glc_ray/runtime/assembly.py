@@ -59,7 +59,7 @@ class Assembly:
         job, name = job_of(row), row["name"]
         timings = json.loads(row["timings"])
         record = replace(
-            record_of(job, name),
+            record_of(row),
             # Not all of them are columns.
             **{column: timings[column] for column in timings.keys() & SCHEMA.names},
             decode_s=sum(one["decode_s"] for one in rows),

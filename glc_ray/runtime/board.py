@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
-
-_SHOWN = 64
-"""Videos whose end is still shown."""
+from glc_ray.runtime.messages import FINAL_STATES, VideoProgress
 
 
 class Board:
-    """An actor that remembers the last report of each video in work, and counts the others."""
+    """An actor that remembers the last report of each video in work."""
 
     def __init__(self) -> None:
         self._videos: dict[str, VideoProgress] = {}
-        self._ended: deque[VideoProgress] = deque(maxlen=_SHOWN)
-        self._counts: Counter[str] = Counter()
         self._coordinators: dict[str, Any] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._is_ending = False
@@ -27,8 +21,6 @@ class Board:
         """Replace what is known of ``video`` (its specification hash)."""
         if progress.state in FINAL_STATES:
             self._videos.pop(video, None)
-            self._ended.append(progress)
-            self._counts[progress.state] += 1
         else:
             self._videos[video] = progress
 
@@ -40,13 +32,9 @@ class Board:
             name, "decoding", frames_done=min(done + num_frames, total), num_frames=total
         )
 
-    def snapshot(self) -> BoardSnapshot:
-        """Where all videos stand."""
-        return BoardSnapshot(
-            ended=tuple(self._ended),
-            in_work=tuple(self._videos.values()),
-            counts=dict(self._counts),
-        )
+    def in_work(self) -> tuple[VideoProgress, ...]:
+        """Where the videos in work stand."""
+        return tuple(self._videos.values())
 
     def attend(self, name: str, coordinator: Any) -> None:
         """Remember who drives a video."""

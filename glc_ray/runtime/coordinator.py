@@ -39,6 +39,11 @@ def checkpoint_now(coordinator: Any) -> Any:
     return coordinator.checkpoint.options(concurrency_group=_CONTROL).remote()
 
 
+def await_coordinator(coordinator: Any) -> None:
+    """Wait until a coordinator has started, perhaps again and elsewhere."""
+    ray.get(coordinator.ready.options(max_task_retries=-1).remote())
+
+
 class Coordinator:
     """Drives the sampling loop of a video with the pool's workers.
 
@@ -52,6 +57,9 @@ class Coordinator:
         self._threads = threads
         self._output = Output(farm.output)
         self._checkpointer: Checkpointer | None = None
+
+    def ready(self) -> None:
+        """Answers once the actor has started, perhaps again."""
 
     def denoise(self, job: VideoJob, name: str, priority: int = 0) -> Timings:
         """Noise to clean latents, which are stored; goes on where an earlier attempt came to.

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.media.stretch import stretches
 from glc_ray.protocols import UserError
-from glc_ray.runtime.coordinator import start_coordinator
+from glc_ray.runtime.coordinator import await_coordinator, start_coordinator
 from glc_ray.runtime.errors import CancelledError, reason
 from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.file_plans import FilePlans
@@ -75,9 +75,8 @@ class DenoiseStage:
         """
         for losses in itertools.count(1):
             try:
-                return ray.get(
-                    self._coordinator.denoise.remote(job, row["name"], row.get("priority", 0))
-                )
+                answer = self._coordinator.denoise.remote(job, row["name"], row["priority"])
+                return ray.get(answer)
             except RayTaskError as error:
                 if isinstance(error.cause, CancelledError):
                     raise error.cause from None
@@ -86,6 +85,7 @@ class DenoiseStage:
             except RayActorError:
                 if losses == _MAX_LOSSES:
                     raise
+                await_coordinator(self._coordinator)
         raise AssertionError("not reached")
 
     def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:

@@ -1,8 +1,10 @@
-"""The Ray Data graph: jobs -> coordinate -> decode and encode -> join -> manifest rows."""
+"""The Ray Data graph: rows of jobs -> coordinate -> decode and encode -> join -> manifest rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
@@ -11,26 +13,63 @@ from ray.exceptions import RayError
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
 from glc_ray.runtime.assembly import Assembly
+from glc_ray.runtime.coordinator import checkpoint_now
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.denoise_stage import DenoiseStage
 from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import Farm, beside_me, start_farm
 from glc_ray.runtime.file_plans import FilePlans
-from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
+from glc_ray.runtime.messages import Occupancy, VideoProgress
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
-from glc_ray.store.manifest import VideoRecord
+from glc_ray.store.record import VideoRecord
 
-_SNAPSHOT_S = 10.0
+_ANSWER_S = 10.0
+_MAX_LOSSES = 3
+"""Of the graph, one after another without a video in between."""
 
 
-class Run:
-    """Renders jobs of one pipeline on the cluster that this process is connected to.
+class RowSource(Protocol):
+    """Where the rows of videos come from, in the order in which they begin; goes to actors."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def rows(self) -> Iterator[Row]:
+        """Every time the same ones in the same order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The rows of a few videos."""
+
+    listed: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, *jobs: VideoJob) -> Listed:
+        """Videos that are called by their prompts."""
+        return cls(tuple(row_of(job, video_name(job)) for job in jobs))
+
+    @property
+    def num_rows(self) -> int:
+        """How many they are."""
+        return len(self.listed)
+
+    def rows(self) -> Iterator[Row]:
+        """In order."""
+        return iter(self.listed)
+
+
+class Renderer:
+    """Renders videos that can share loaded actors, on the cluster that this process is connected
+    to.
 
     Args:
-        pipeline: model, resources and settings that all jobs share.
+        pipeline: model, resources and settings that they share.
         output: where videos go.
+        num_videos: about how many they are.
         keep_latents: keep final latents beside the videos.
         denoises: start denoisers; False where all latents are stored already.
     """
@@ -40,87 +79,165 @@ class Run:
         pipeline: PipelineSpec,
         output: str,
         *,
+        num_videos: int = 1,
         keep_latents: bool = False,
         denoises: bool = True,
     ) -> None:
-        self._pipeline = pipeline
-        workers = start_denoisers(pipeline) if denoises else []
-        self._farm = start_farm(output, workers, pipeline.resources.denoisers)
-        # In a process of its own, so that Ray Data's messages go to Ray's logs.
-        self._graph = beside_me(_Graph).remote(self._farm, pipeline, keep_latents)
-
-    def progress(self) -> BoardSnapshot:
-        """Where the videos stand now."""
-        return ray.get(self._farm.board.snapshot.remote(), timeout=_SNAPSHOT_S)
-
-    def records(self, jobs: Sequence[VideoJob]) -> Iterator[VideoRecord]:
-        """Render ``jobs``; yields each video's record as it is finished or has failed."""
+        self._workers = start_denoisers(pipeline) if denoises else []
+        self._farm = start_farm(output, self._workers, pipeline.resources.denoisers)
         # Here, where diffusers is imported already, and not once more in the graph's process.
-        plans = FilePlans(self._pipeline, len(jobs))
-        waiting = {job.specification_hash: job for job in jobs}
-        for key, job in waiting.items():
-            self._farm.board.report.remote(key, VideoProgress(video_name(job), "queued"))
-        try:
-            answers = self._graph.records.options(num_returns="streaming")
-            for done in answers.remote(list(jobs), plans):
-                record: VideoRecord = ray.get(done)
-                del waiting[record.specification_hash]
-                yield record
-        except RayError as error:
-            for job in waiting.values():
-                yield failed_record(job, video_name(job), reason(error))
+        plans = FilePlans(pipeline, num_videos)
+        self._plan = GraphPlan(pipeline, plans, num_videos, keep_latents)
+        self._graph: Any = None
+
+    def in_work(self) -> tuple[VideoProgress, ...]:
+        """Where the videos in work stand now."""
+        return ray.get(self._farm.board.in_work.remote(), timeout=_ANSWER_S)
+
+    def occupancy(self) -> Occupancy:
+        """What the denoisers do."""
+        return ray.get(self._farm.pool.occupancy.remote(), timeout=_ANSWER_S)
+
+    def cancel(self, names: Sequence[str], *, everything: bool = False) -> None:
+        """Have videos stop at their next step, and with ``everything`` no other begin."""
+        ray.get(self._farm.board.cancel.remote(names, everything), timeout=_ANSWER_S)
+
+    def checkpoint(self, timeout_s: float) -> int:
+        """Have all coordinators store what they have; returns how many did so in time."""
+        coordinators = ray.get(self._farm.board.coordinators.remote(), timeout=timeout_s)
+        asked = [checkpoint_now(coordinator) for coordinator in coordinators]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
+        return len(done)
+
+    def records(self, source: RowSource) -> Iterator[VideoRecord]:
+        """Render the videos of ``source``; yields a record as each is done, failed or cancelled.
+
+        Should the graph be lost, it is built anew for those that have no record yet.
+        """
+        recorded: set[str] = set()
+        losses = 0
+        while True:
+            before = len(recorded)
+            try:
+                for record in self._pass(source, recorded):
+                    recorded.add(record.id)
+                    yield record
+                return
+            except RayError as error:
+                losses = 1 if len(recorded) > before else losses + 1
+                if losses == _MAX_LOSSES:
+                    yield from _unrecorded(source, recorded, reason(error))
+                    return
+            finally:
+                self._end_graph()
+
+    def close(self) -> None:
+        """Free what the actors take of the cluster."""
+        self._end_graph()
+        for actor in (*self._workers, self._farm.pool, self._farm.board):
+            ray.kill(actor)
+
+    def _pass(self, source: RowSource, recorded: set[str]) -> Iterator[VideoRecord]:
+        # In a process of its own, so that Ray Data's messages go to Ray's logs.
+        self._graph = beside_me(Graph).remote(self._farm, self._plan)
+        answers = self._graph.records.options(num_returns="streaming")
+        for done in answers.remote(source, frozenset(recorded)):
+            yield ray.get(done)
+
+    def _end_graph(self) -> None:
+        if self._graph is not None:
+            ray.kill(self._graph)
+            self._graph = None
 
 
-class _Graph:
+def _unrecorded(source: RowSource, recorded: set[str], why: str) -> Iterator[VideoRecord]:
+    for row in source.rows():
+        if row["id"] not in recorded:
+            yield failed_record(row, why)
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """What the graph's stages are made of."""
+
+    pipeline: PipelineSpec
+    files: FilePlans
+    num_videos: int
+    keep_latents: bool
+
+
+class Graph:
     """Actor that runs the Ray Data graph."""
 
-    def __init__(self, farm: Farm, pipeline: PipelineSpec, keep_latents: bool) -> None:
+    def __init__(self, farm: Farm, plan: GraphPlan) -> None:
         self._farm = farm
-        self._pipeline = pipeline
-        self._keep_latents = keep_latents
+        self._plan = plan
 
-    def records(self, jobs: list[VideoJob], plans: FilePlans) -> Iterator[VideoRecord]:
-        """Records as they are done; ``plans`` are those of the jobs' files."""
+    def records(self, source: RowSource, recorded: frozenset[str]) -> Iterator[VideoRecord]:
+        """Records of the videos that are not recorded, as they are done."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
-        assembly = Assembly(self._farm.output, plans, keep_latents=self._keep_latents)
-        rows = [row_of(job, video_name(job)) for job in jobs]
-        names = {row["job"]: (job, row["name"]) for row, job in zip(rows, jobs, strict=True)}
-        for row in self._dataset(rows, plans).iter_rows():
+        assembly = Assembly(
+            self._farm.output, self._plan.files, keep_latents=self._plan.keep_latents
+        )
+        for row in self._dataset(_Feed(source, recorded, self._farm.board)).iter_rows():
             record = assembly.add(row)
             if record is not None:
-                job, name = names[row["job"]]
-                progress = VideoProgress(name, record.status)
-                self._farm.board.report.remote(job.specification_hash, progress)
+                progress = VideoProgress(record.name, record.status)
+                self._farm.board.report.remote(record.specification_hash, progress)
                 yield record
 
-    def _dataset(self, rows: list[Row], plans: FilePlans) -> ray.data.Dataset:
-        resources, plan = self._pipeline.resources, plans.shared
-        decoders, share = resources.decoders, plan.kind == "tiles"
+    def _dataset(self, feed: _Feed) -> ray.data.Dataset:
+        plan, resources = self._plan, self._plan.pipeline.resources
+        decode, decoders = plan.files.shared, resources.decoders
+        share = decode.kind == "tiles"
         # With shared tiles one process blends, and the actors hold what decoders are given.
-        tile_actors = start_tile_actors(self._pipeline, len(plan.tiles)) if share else []
-        size = 1 if share else min(decoders.count, len(rows) * len(plan.stretches))
+        tile_actors = start_tile_actors(plan.pipeline, len(decode.tiles)) if share else []
+        size = 1 if share else min(decoders.count, plan.num_videos * len(decode.stretches))
         return (
-            ray.data.from_items(rows, override_num_blocks=len(rows))
+            ray.data.from_items([{"source": 0}], override_num_blocks=1)
+            .flat_map(feed, num_cpus=0)
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._farm, self._pipeline, plans),
-                compute=ActorPoolStrategy(size=min(resources.coordinators.count, len(rows))),
+                fn_constructor_args=(self._farm, plan.pipeline, plan.files),
+                compute=_actors(min(resources.coordinators.count, plan.num_videos)),
                 num_cpus=0,
             )
             .map(
                 DecodeEncodeStage,
                 fn_constructor_args=(
-                    self._pipeline,
+                    plan.pipeline,
                     self._farm.output,
                     self._farm.board,
-                    plans,
+                    plan.files,
                     tile_actors,
                 ),
-                compute=ActorPoolStrategy(size=size),
+                compute=_actors(size),
                 num_cpus=0 if share else decoders.num_cpus,
                 num_gpus=0 if share else decoders.num_gpus,
             )
         )
+
+
+def _actors(size: int) -> ActorPoolStrategy:
+    # Rows take minutes: none waits behind another while an actor is idle.
+    return ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
+
+
+@dataclass
+class _Feed:
+    """Begins the graph: any item -> the rows of all videos, until the run is ended."""
+
+    source: RowSource
+    recorded: frozenset[str]
+    board: Any
+
+    def __call__(self, item: Any) -> Iterator[Row]:
+        for row in self.source.rows():
+            if row["id"] in self.recorded:
+                continue
+            if ray.get(self.board.is_ending.remote()):
+                return
+            yield row

@@ -89,8 +89,13 @@ class Pool:
 
     async def take(self, video: str) -> list[Assignment] | Failure:
         """What was granted since the last call, as soon as it is anything; or why it failed."""
-        while (news := self._news.get(video)) is not None:
+        news = self._news.get(video)
+        while news is not None:
             await news.wait()
+            if self._news.get(video) is not news:
+                # Closed, and perhaps open again: a coordinator that died must not take what is
+                # granted to the next.
+                break
             news.clear()
             if video in self._failed:
                 return self._failed[video]

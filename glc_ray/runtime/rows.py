@@ -7,7 +7,6 @@ its error, so that the others are rendered.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -24,9 +23,22 @@ Row: TypeAlias = dict[str, Any]
 _VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
 
 
-def row_of(job: VideoJob, name: str) -> Row:
-    """What enters the graph."""
-    return {"job": job.model_dump_json(), "name": name}
+def row_of(job: VideoJob, name: str, *, priority: int = 0, line: int = 0) -> Row:
+    """What enters the graph.
+
+    Args:
+        job: what to render.
+        name: of its files.
+        priority: higher goes first.
+        line: of the catalog that asks for it; 0: of none.
+    """
+    return {
+        "job": job.model_dump_json(),
+        "id": video_id(job),
+        "name": name,
+        "priority": priority,
+        "line": line,
+    }
 
 
 def job_of(row: Row) -> VideoJob:
@@ -84,26 +96,26 @@ def ledger_of(output: Output, job: VideoJob) -> Ledger:
     return Ledger(output, video_id(job), content_hash(settings))
 
 
-def record_of(job: VideoJob, name: str) -> VideoRecord:
+def record_of(row: Row) -> VideoRecord:
     """The manifest row of a video that is not done (yet)."""
+    job = job_of(row)
     return VideoRecord(
-        id=video_id(job),
-        name=name,
+        id=row["id"],
+        name=row["name"],
         prompt=job.prompt,
         seed=job.seed,
         specification_hash=job.specification_hash,
         specification=job.model_dump_json(),
         status="failed",
         versions=json.dumps(versions()),
+        catalog_line=row["line"],
+        priority=row["priority"],
     )
 
 
-def failed_record(
-    job: VideoJob, name: str, error: str, started: float | None = None
-) -> VideoRecord:
-    """The manifest row of a video that failed."""
-    total_s = 0.0 if started is None else time.time() - started
-    return replace(record_of(job, name), error=error, total_s=total_s)
+def failed_record(row: Row, error: str) -> VideoRecord:
+    """The manifest row of a video that failed, and of whose rows nothing is known."""
+    return replace(record_of(row), error=error)
 
 
 def versions() -> dict[str, str]:

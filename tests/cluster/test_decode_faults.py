@@ -70,7 +70,9 @@ def records(
     pipeline = jobs[0].pipeline
     denoisers = start_denoisers(pipeline) if denoises else []
     farm = start_farm(location, denoisers, pipeline.resources.denoisers)
-    found = graph._Graph(farm, pipeline, False).records(list(jobs), FilePlans(pipeline, len(jobs)))
+    files = FilePlans(pipeline, len(jobs))
+    plan = graph.GraphPlan(pipeline, files, num_videos=len(jobs), keep_latents=False)
+    found = graph.Graph(farm, plan).records(graph.Listed.of(*jobs), frozenset())
     return {record.prompt: record for record in found}
 
 

@@ -17,7 +17,8 @@ from glc_ray import render
 from glc_ray.cli import RenderError
 from glc_ray.config import VideoJob
 from glc_ray.pipeline_file import load_pipeline
-from glc_ray.runtime.pipeline import Run
+from glc_ray.runtime.pipeline import Listed, Renderer
+from glc_ray.runtime.rows import job_of
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
 
@@ -76,13 +77,15 @@ def test_a_video_that_fails_is_a_row_and_the_others_are_rendered(
 ) -> None:
     spec = load_pipeline(str(tiny_pipeline))
     broken = load_pipeline(str(tiny_pipeline), [("model.path", "/nowhere")])
-    jobs = [
+    jobs = (
         VideoJob(prompt="a blue box", pipeline=broken),
         VideoJob(prompt="a red ball", pipeline=spec),
-    ]
+    )
     output = Output(str(tmp_path / "out"))
     output.prepare()
-    records = {record.prompt: record for record in Run(spec, output.location).records(jobs)}
+    renderer = Renderer(spec, output.location, num_videos=len(jobs))
+    records = {record.prompt: record for record in renderer.records(Listed.of(*jobs))}
+    renderer.close()
     assert records["a red ball"].status == "done"
     assert records["a blue box"].status == "failed"
     assert "/nowhere has no model_index.json" in records["a blue box"].error
@@ -91,7 +94,8 @@ def test_a_video_that_fails_is_a_row_and_the_others_are_rendered(
 def test_python_front_door_raises_where_the_video_fails_and_keeps_its_row(
     ray_cluster: None, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "records", lambda self, jobs: iter([failed_record(jobs[0])]))
+    failed = lambda self, source: iter([failed_record(job_of(*source.listed))])  # noqa: E731
+    monkeypatch.setattr(Renderer, "records", failed)
     with pytest.raises(RenderError, match="a-red-ball: step 3, windows"):
         render(pipeline=str(tiny_pipeline), output=str(tmp_path))
     assert [row.status for row in manifest.read(Output(str(tmp_path)))] == ["failed"]

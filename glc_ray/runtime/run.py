@@ -1,0 +1,258 @@
+"""One run on an output: nobody else's meanwhile, watched, stopped by a signal, and gone on with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from glc_ray.catalog import CatalogJob
+from glc_ray.config import PipelineSpec
+from glc_ray.runtime.cluster import connected
+from glc_ray.runtime.errors import StoppedError
+from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
+from glc_ray.runtime.pipeline import Listed, Renderer, RowSource
+from glc_ray.runtime.rows import row_of
+from glc_ray.store import control, run_status
+from glc_ray.store.lease import run_lease
+from glc_ray.store.manifest import ManifestWriter
+from glc_ray.store.output import Output
+from glc_ray.store.record import VideoRecord
+from glc_ray.store.run_status import RunStatus, VideoStatus, WorkerStatus
+
+_LOG = logging.getLogger(__name__)
+_WATCH_S = 1.0
+_STATUS_S = 2.0
+_SHOWN = 64
+"""Videos whose end displays are told of."""
+_CHECKPOINT_S = 2.0
+"""For storing what coordinators have: `ray job stop` kills three seconds after it asked to end."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Videos that can share loaded actors."""
+
+    pipeline: PipelineSpec
+    """Model, resources and settings that they share."""
+    source: RowSource
+
+
+class Run:
+    """Renders groups of videos, one after the other, and keeps the manifest.
+
+    Args:
+        place: where the videos go; this run alone has it while the block lasts.
+        keep_latents: keep final latents beside the videos.
+        denoises: False where all latents are stored already.
+        wait_s: how long to wait for another run on ``place``; None for as long as it takes.
+        on_wait: is told whom this one waits for.
+
+    Raises:
+        UserError: another run has the output.
+    """
+
+    def __init__(
+        self,
+        place: Output,
+        *,
+        keep_latents: bool = False,
+        denoises: bool = True,
+        wait_s: float | None = 0,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self._place = place
+        self._keep_latents = keep_latents
+        self._denoises = denoises
+        self._wait_s = wait_s
+        self._on_wait = on_wait
+        self._renderer: Renderer | None = None
+        self._status = RunStatus(
+            host=socket.gethostname(), pid=os.getpid(), started_at=time.time(), updated_at=0.0
+        )
+        self._ended: Counter[str] = Counter()
+        self._last: deque[VideoProgress] = deque(maxlen=_SHOWN)
+        self._ending = threading.Event()
+        self._cancelled = control.Cancelled()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Run:
+        with self._stack as stack:
+            self._lease = stack.enter_context(
+                run_lease(self._place, wait_s=self._wait_s, on_wait=self._on_wait)
+            )
+            # What was asked of an earlier run is not asked of this one.
+            control.clear(self._place)
+            self._manifest = stack.enter_context(ManifestWriter(self._place))
+            watch = threading.Thread(target=self._watch, name="run", daemon=True)
+            watch.start()
+            stack.callback(watch.join)
+            stack.callback(self._ending.set)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        if kind is None:
+            state = "done"
+        else:
+            state = "stopped" if issubclass(kind, StoppedError) else "failed"
+        self._ending.set()
+        self._status = replace(self._status, state=state)
+        try:
+            self._stack.__exit__(kind, *details)
+        finally:
+            with suppress(Exception):
+                self._write_status(None)
+
+    @property
+    def ended(self) -> Counter[str]:
+        """How many videos have ended so far, by status."""
+        return self._ended
+
+    def progress(self) -> BoardSnapshot:
+        """Where the videos stand now, for displays."""
+        renderer = self._renderer
+        in_work = () if renderer is None else renderer.in_work()
+        return BoardSnapshot(in_work, tuple(self._last), dict(self._ended))
+
+    def expect(self, num_videos: int, num_skipped: int = 0) -> None:
+        """How many videos there are to render, and how many were done before."""
+        self._status = replace(self._status, num_videos=num_videos, num_skipped=num_skipped)
+
+    def add(self, record: VideoRecord) -> None:
+        """Put a row into the manifest."""
+        self._manifest.add(record)
+        self._ended[record.status] += 1
+        self._last.append(VideoProgress(record.name, record.status))
+
+    def render(self, groups: Sequence[Group], address: str | None) -> Iterator[VideoRecord]:
+        """Render all videos; yields the record of each, which is in the manifest.
+
+        Raises:
+            UserError: the cluster has no room for a group's actors; nothing was begun.
+            StoppedError: a signal asked for the end; what was in work goes on with the next run.
+        """
+        if not groups:
+            return
+        with ExitStack() as stack:
+            # The first starts a cluster where none runs; the others ask whether they fit.
+            for group in groups:
+                stack.enter_context(connected(address, group.pipeline, denoises=self._denoises))
+            for group in groups:
+                yield from self._render_group(group)
+                if self._cancelled.everything:
+                    return
+
+    def _render_group(self, group: Group) -> Iterator[VideoRecord]:
+        renderer = Renderer(
+            group.pipeline,
+            self._place.location,
+            num_videos=group.source.num_rows,
+            keep_latents=self._keep_latents,
+            denoises=self._denoises,
+        )
+        self._renderer = renderer
+        try:
+            for record in renderer.records(group.source):
+                self._lease.check()
+                self.add(record)
+                yield record
+        except StoppedError as stop:
+            self._checkpoint(renderer)
+            raise stop
+        finally:
+            self._renderer = None
+            renderer.close()
+
+    def _checkpoint(self, renderer: Renderer) -> None:
+        """Within the seconds that are left."""
+        try:
+            renderer.checkpoint(_CHECKPOINT_S)
+        except Exception as error:
+            _LOG.warning("no checkpoint at the end: %s; the one before it counts", error)
+        self._manifest.flush()
+
+    def _watch(self) -> None:
+        """Tell the output where the run stands, and the run what was asked of it."""
+        written = 0.0
+        while not self._ending.wait(_WATCH_S):
+            renderer = self._renderer
+            # What cannot be asked or told now is later.
+            with suppress(Exception):
+                self._obey(renderer)
+            if time.monotonic() - written >= _STATUS_S:
+                written = time.monotonic()
+                with suppress(Exception):
+                    self._write_status(renderer)
+
+    def _obey(self, renderer: Renderer | None) -> None:
+        self._cancelled = cancelled = control.read_cancelled(self._place, self._cancelled)
+        if renderer is not None and (cancelled.names or cancelled.everything):
+            renderer.cancel(sorted(cancelled.names), everything=cancelled.everything)
+
+    def _write_status(self, renderer: Renderer | None) -> None:
+        in_work: tuple[VideoStatus, ...] = ()
+        workers = WorkerStatus()
+        if renderer is not None:
+            in_work = tuple(VideoStatus(**asdict(one)) for one in renderer.in_work())
+            workers = WorkerStatus(**asdict(renderer.occupancy()))
+        status = replace(
+            self._status,
+            updated_at=time.time(),
+            ended=dict(self._ended),
+            in_work=in_work,
+            workers=workers,
+        )
+        run_status.write(self._place, status)
+
+
+def render_jobs(
+    place: Output, jobs: Iterable[CatalogJob], *, address: str | None, keep_latents: bool
+) -> Counter[str]:
+    """Render some videos of any pipelines; returns how many ended, by status.
+
+    Raises:
+        UserError: another run has the output, or the cluster has no room.
+        StoppedError: a signal asked for the end.
+    """
+    chosen: dict[str, list[CatalogJob]] = {}
+    for job in jobs:
+        chosen.setdefault(job.group, []).append(job)
+    groups = []
+    for some in chosen.values():
+        some.sort(key=lambda one: -one.priority)
+        rows = (row_of(one.job, one.name, priority=one.priority, line=one.line) for one in some)
+        groups.append(Group(some[0].job.pipeline, Listed(tuple(rows))))
+    with stopped_by_signals(), Run(place, keep_latents=keep_latents) as run:
+        run.expect(sum(group.source.num_rows for group in groups))
+        for _ in run.render(groups, address):
+            pass
+        return run.ended
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise StoppedError in the main thread; a second one is ignored."""
+
+    def stop(number: int, frame: Any) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise StoppedError(signal.Signals(number).name)
+
+    before = {one: signal.signal(one, stop) for one in _SIGNALS}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
