@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from glc_ray.store.run_status import RunStatus
 
 _ENDED = {
-    "running": "",
     "none": "no run has ever been there",
     "done": "its run is done",
     "stopped": "its run was stopped",

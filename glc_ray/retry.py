@@ -106,7 +106,8 @@ def choose(place: Output, names: tuple[str, ...] = (), *, cancelled: bool = Fals
     found: dict[str, tuple[str, float]] = {}
     others: dict[str, str] = {}
     num_invalid = 0
-    for row in _rows(place, _FIRST_COLUMNS, {"name": names} if names else {}):
+    wanted = {"name": names} if names else {"status": (*statuses, "invalid")}
+    for row in _rows(place, _FIRST_COLUMNS, wanted):
         if row["status"] in statuses:
             found[row["id"]] = (row["name"], row["finished_at"])
         elif names:
@@ -127,8 +128,8 @@ def choose(place: Output, names: tuple[str, ...] = (), *, cancelled: bool = Fals
     ]
     if num_invalid:
         chosen.notes.append(
-            f"{num_invalid} invalid rows of a catalog cannot be retried, for they are no videos: "
-            "mend them there, and render the catalog again"
+            f"{num_invalid} invalid {'row' if num_invalid == 1 else 'rows'} of a catalog cannot be "
+            "retried, for none is a video: mend them there, and render the catalog again"
         )
     return chosen
 
@@ -240,10 +241,10 @@ def _rows(
 
     from glc_ray.store import manifest
 
+    sets = {column: pa.array(values, pa.string()) for column, values in wanted.items()}
     for batch in manifest.iter_batches(place, columns):
-        for column, values in wanted.items():
-            is_wanted = pc.is_in(batch.column(column), pa.array(values, pa.string()))
-            batch = batch.filter(is_wanted)
+        for column, values in sets.items():
+            batch = batch.filter(pc.is_in(batch.column(column), values))
         yield from batch.to_pylist()
 
 
