@@ -86,10 +86,6 @@ class CheckRows:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """From `READ` to `CHECKED`."""
         checked = [video for row in batch.to_pylist() for video in self._check(row)]
-        keys = np.array([video["key"] for video in checked], np.uint64)
-        for index in np.flatnonzero(np.isin(keys, self._done)) if len(self._done) else ():
-            if checked[index]["state"] == QUEUED:
-                checked[index] |= {"state": DONE, "job": ""}
         return pa.Table.from_pylist(checked, schema=CHECKED)
 
     def _check(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -97,7 +93,7 @@ class CheckRows:
         if not error:
             values = json.loads(row["values"])
             try:
-                yield from map(_video, self._jobs.jobs(CatalogRow(line, values)))
+                yield from map(self._video, self._jobs.jobs(CatalogRow(line, values)))
                 return
             except UserError as mistake:
                 error = str(mistake)
@@ -109,28 +105,32 @@ class CheckRows:
             "prompt": _if_text(values.get("prompt")),
         }
 
+    def _video(self, made: CatalogJob) -> dict[str, Any]:
+        id = made.job.specification_hash[:16]
+        is_done = self._is_done(int(id, 16))
+        digest = hashlib.blake2b(clash_key(made.name).encode(), digest_size=8).digest()
+        return {
+            "state": DONE if is_done else QUEUED,
+            "line": made.line,
+            "job": "" if is_done else made.job.model_dump_json(),
+            "name": made.name,
+            "priority": made.priority,
+            "id": id,
+            "group": made.group,
+            "key": int(id, 16),
+            "name_key": int.from_bytes(digest, "big"),
+            "prompt": made.job.prompt,
+            "error": "",
+        }
+
+    def _is_done(self, key: int) -> bool:
+        place = int(np.searchsorted(self._done, np.uint64(key)))
+        return place < len(self._done) and int(self._done[place]) == key
+
 
 _NOTHING: dict[str, Any] = {
     field.name: 0 if pa.types.is_integer(field.type) else "" for field in CHECKED
 }
-
-
-def _video(made: CatalogJob) -> dict[str, Any]:
-    id = made.job.specification_hash[:16]
-    digest = hashlib.blake2b(clash_key(made.name).encode(), digest_size=8).digest()
-    return {
-        "state": QUEUED,
-        "line": made.line,
-        "job": made.job.model_dump_json(),
-        "name": made.name,
-        "priority": made.priority,
-        "id": id,
-        "group": made.group,
-        "key": int(id, 16),
-        "name_key": int.from_bytes(digest, "big"),
-        "prompt": made.job.prompt,
-        "error": "",
-    }
 
 
 def _if_text(value: Any) -> str:
