@@ -29,6 +29,8 @@ _DIED_S = 60.0
 """Without a sign, on another machine; a run outlives a short outage of storage."""
 _LISTEN_S = 5.0
 """A run gives a sign every two seconds."""
+_CLOCKS_S = 3600.0
+"""Clocks of two machines differ by less."""
 _LATEST = 100
 """Videos that the rate is taken from while a run goes on: it follows what the workers do now."""
 _REASONS = 1000
@@ -251,7 +253,7 @@ def run_state(output: Output) -> tuple[RunStatus | None, str, float]:
     if silent_s <= _DIED_S:
         return run, "running", silent_s
     # The clock of its machine may be behind: listen whether it says something.
-    until = time.monotonic() + _LISTEN_S
+    until = time.monotonic() + (_LISTEN_S if silent_s < _CLOCKS_S else 0)
     while time.monotonic() < until:
         time.sleep(_LISTEN_S / 10)
         now = run_status.read(output)

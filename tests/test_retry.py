@@ -19,6 +19,7 @@ from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.retry import Chosen, choose, jobs, main
 from glc_ray.runtime.rows import record_of, row_of, video_id
+from glc_ray.store import manifest
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord, invalid_record
 from tests.conftest import write_tiny_pipeline
@@ -204,3 +205,23 @@ def test_model_that_has_changed_or_gone(
     with pytest.raises(UserError, match="none of the 2 videos"):
         jobs(place, choose(place))
     assert "the part 'transformer' is missing" in caplog.text
+
+
+def test_renders_on_a_cluster_without_catalog_and_pipeline_file(
+    place: Output, job: VideoJob, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").unlink()
+    store(place, failed(job, "赤い-ball"), record("good"))
+    result = call(place, "--address", "local")
+    assert (result.exit_code, result.stdout) == (0, f"{place.location}: 1 of 1 done\n")
+    rows = {row.name: row for row in manifest.read(place)}
+    assert set(rows) == {"good", "赤い-ball"}, "in place of the row that failed"
+    again = rows["赤い-ball"]
+    assert (again.status, again.error) == ("done", "")
+    assert (again.catalog_line, again.priority, again.specification_hash) == (
+        12,
+        3,
+        job.specification_hash,
+    )
+    assert place.size("videos/赤い-ball.mp4") == again.size_bytes > 0
+    assert choose(place).ids == {}

@@ -166,7 +166,7 @@ def test_dead_run_elsewhere(place: Output, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_run_whose_clock_is_behind_is_alive(place: Output) -> None:
-    silent = run_of(updated_at=time.time() - 3600)
+    silent = run_of(updated_at=time.time() - 1800)
     run_status.write(place, silent)
     writes = threading.Timer(
         0.2, run_status.write, (place, replace(silent, updated_at=silent.updated_at + 2))
