@@ -12,7 +12,7 @@ import click
 
 from glc_ray import __version__
 from glc_ray.protocols import UserError
-from glc_ray.runtime.errors import StoppedError
+from glc_ray.stopping import StoppedError
 
 _FRONT_DOORS = ("bench", "cancel", "plan", "render", "retry", "status")
 

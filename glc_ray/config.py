@@ -367,8 +367,11 @@ class DecoderResources(ActorResources):
 class CoordinatorResources(_Spec):
     """How many coordinators, and what each takes of a node."""
 
-    count: Count = 1
-    """Coordinators: videos denoised at once."""
+    count: Count = 2
+    """Coordinators: videos denoised at once, so that the fusion of one is the others' compute."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """What the videos that are denoised at once may take in all, so that fewer are where they are
+    long; none is half of the memory of the cluster's largest node."""
     num_cpus: Share = 0
     """Logical CPUs each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol, TypeAlias
 
 from rich.console import Console
@@ -35,6 +35,13 @@ _LOG_EVERY_S = 10.0
 
 class _Display(Protocol):
     def show(self, board: BoardSnapshot) -> None: ...
+
+
+def shown(
+    source: Callable[[], BoardSnapshot], num_videos: int, quiet: bool
+) -> AbstractContextManager[None]:
+    """``watching`` on the terminal, or nothing."""
+    return nullcontext() if quiet else watching(source, num_videos, Console(stderr=True))
 
 
 @contextmanager

@@ -48,9 +48,74 @@ _OPTIONS = (
 )
 
 
+_RUN_OPTIONS = (
+    click.option("--output", default="output", metavar="URI", help="Folder or URI. [output]"),
+    click.option(
+        "--address",
+        metavar="RAY",
+        help="A running Ray cluster. Default: the one that runs "
+        "here or that RAY_ADDRESS names; else one is started.",
+    ),
+    click.option(
+        "--keep-latents",
+        is_flag=True,
+        help="Store the final latents, too, as OUTPUT/latents/NAME.safetensors.",
+    ),
+    click.option(
+        "--from-latents",
+        metavar="FILE",
+        help="Decode and encode stored latents again, with other --set decode.KEY or encode.KEY.",
+    ),
+    click.option(
+        "--force", is_flag=True, help="Render also what the manifest says is done already."
+    ),
+    click.option(
+        "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
+    ),
+)
+
+_CATALOG_OPTIONS = (
+    click.option(
+        "--catalog",
+        metavar="FILE|URI",
+        help="Many videos: .jsonl, .csv, .parquet, or .txt with a prompt a line. Columns: prompt "
+        "or prompts, name, seed, num_frames, fps, method, pipeline, priority, and any key of a "
+        "pipeline file such as glc.vmcr.",
+    ),
+    click.option("--strict", is_flag=True, help="Refuse the whole catalog where a row is invalid."),
+    click.option(
+        "--samples-per-prompt",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Videos of each row, with seeds from its own on. [1]",
+    ),
+    click.option(
+        "--naming",
+        type=click.Choice(["default", "vbench"]),
+        default="default",
+        help="Of rows without a name; vbench is {prompt}-{index}. [default]",
+    ),
+)
+
+
 def request_options(command: Command) -> Command:
     """Give ``command`` ``prompts``, ``pipeline``, ``assignments``, ``seed`` and `overrides`."""
-    for option in reversed(_OPTIONS):
+    return _with(command, _OPTIONS)
+
+
+def run_options(command: Command) -> Command:
+    """Give ``command`` what says where a video goes and how it comes about."""
+    return _with(command, _RUN_OPTIONS)
+
+
+def catalog_options(command: Command) -> Command:
+    """Give ``command`` ``catalog`` and what goes with it."""
+    return _with(command, _CATALOG_OPTIONS)
+
+
+def _with(command: Command, options: Iterable[Callable[[Command], Command]]) -> Command:
+    for option in reversed(tuple(options)):
         command = option(command)
     return command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,16 @@ import click
 from click.core import ParameterSource
 
 from glc_ray.cli import FrontDoor, RenderError
-from glc_ray.options import assigned, overrides, request_options
+from glc_ray.options import assigned, catalog_options, overrides, request_options, run_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
+from glc_ray.protocols import UserError
+from glc_ray.render_catalog import render_catalog
+from glc_ray.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec, VideoJob
     from glc_ray.prompts import PromptLike
-    from glc_ray.runtime.run import Run
     from glc_ray.store.manifest import VideoRecord
     from glc_ray.store.output import Output
 
@@ -41,6 +43,8 @@ def render(
     address: str | None = None,
     keep_latents: bool = False,
     from_latents: str | None = None,
+    force: bool = False,
+    wait: bool = False,
     quiet: bool = True,
 ) -> VideoRecord:
     """Render one long video on Ray and wait for it.
@@ -64,6 +68,8 @@ def render(
         from_latents: a latents file: only decode and encode it, with ``fps`` and those ``options``
             that do not change the latents; everything else is the file's. Where its model lies
             elsewhere on this machine: ``{"model.path": "FOLDER"}``.
+        force: render it also where the output has it already.
+        wait: for another run on the output to end; otherwise that is an error.
         quiet: show no progress.
 
     Returns:
@@ -73,64 +79,56 @@ def render(
         UserError: the request cannot be rendered; nothing was started.
         RenderError: the video failed.
     """
-    given: dict[str, Any] = {
+    given = {
         "num_frames": num_frames,
         "fps": fps,
         "steps": steps,
         "workers": workers,
+        "guidance_scale": guidance_scale,
+        "method": method,
     }
-    given |= {"guidance_scale": guidance_scale, "method": method}
     asked: list[Any] = [*overrides(given), *(options or {}).items()]
+    way = _Way(output, address, keep_latents, force, wait, quiet)
     if from_latents is not None:
         own = {"prompt": prompt, "pipeline": pipeline, "seed": seed}
-        record = _encode_again(from_latents, own, asked, output, address, keep_latents, quiet)
+        record = _encode_again(from_latents, own, asked, way)
     else:
-        spec = load_pipeline(pipeline or "toyworld", asked)
-        record = _render(spec, prompt, seed or 0, output, address, keep_latents, quiet)
+        record = _render(load_pipeline(pipeline or "toyworld", asked), prompt, seed or 0, way)
     if record.status != "done":
         raise RenderError(f"{record.name}: {record.error}")
     return record
 
 
-def _render(
-    spec: PipelineSpec,
-    prompt: PromptLike | None,
-    seed: int,
-    output: str,
-    address: str | None,
-    keep_latents: bool,
-    quiet: bool,
-) -> VideoRecord:
+@dataclass(frozen=True)
+class _Way:
+    """How a video is rendered: nothing that changes it."""
+
+    output: str
+    address: str | None
+    keep_latents: bool
+    force: bool
+    wait: bool
+    quiet: bool
+
+
+def _render(spec: PipelineSpec, prompt: PromptLike | None, seed: int, way: _Way) -> VideoRecord:
     # Late, so that --help and a wrong key answer at once: it imports torch and diffusers.
     from glc_ray.job import build_job, warn_of_mixed_prompts, warn_of_unknown_words
 
     job = build_job(spec, prompt, seed)
-    place = _prepared(job, output)
+    place = _prepared(job, way.output)
     warn_of_unknown_words(job)
     warn_of_mixed_prompts(job)
-    return _run(job, place, address, quiet, keep_latents=keep_latents, denoises=True)
+    return _run(job, place, way)
 
 
-def _encode_again(
-    latents: str,
-    own: Mapping[str, Any],
-    asked: list[Any],
-    output: str,
-    address: str | None,
-    keep_latents: bool,
-    quiet: bool,
-) -> VideoRecord:
+def _encode_again(latents: str, own: Mapping[str, Any], asked: list[Any], way: _Way) -> VideoRecord:
     """Decode and encode stored latents, without denoisers; ``own`` is what they have of their own,
     as far as it was asked for nevertheless."""
-    from glc_ray.runtime.rows import video_id
-    from glc_ray.store.latents import copy_latents
-    from glc_ray.store.paths import work_latents_path
     from glc_ray.stored_job import job_from_latents
 
     job = job_from_latents(latents, asked, **own)
-    place = _prepared(job, output)
-    copy_latents(latents, place, work_latents_path(video_id(job)))
-    return _run(job, place, address, quiet, keep_latents=keep_latents, denoises=False)
+    return _run(job, _prepared(job, way.output), way, latents=latents)
 
 
 def _prepared(job: VideoJob, output: str) -> Output:
@@ -138,70 +136,63 @@ def _prepared(job: VideoJob, output: str) -> Output:
     from glc_ray.backbones.registry import facts
     from glc_ray.job import file_shape
     from glc_ray.media import formats
-    from glc_ray.store import manifest
     from glc_ray.store.output import Output
 
     _, width, height = file_shape(job.pipeline, facts(job.pipeline.model))
     formats.check(job.pipeline.encode, width, height)
     place = Output(output)
     place.prepare()
-    manifest.ids(place)
     return place
 
 
-def _run(
-    job: VideoJob,
-    place: Output,
-    address: str | None,
-    quiet: bool,
-    *,
-    keep_latents: bool,
-    denoises: bool,
-) -> VideoRecord:
+def _run(job: VideoJob, place: Output, way: _Way, *, latents: str | None = None) -> VideoRecord:
+    """Render a job, or with ``latents``, a file, only decode and encode it."""
+    from glc_ray.display import shown
     from glc_ray.runtime.pipeline import Listed
+    from glc_ray.runtime.rows import video_id
     from glc_ray.runtime.run import Group, Run
+    from glc_ray.store.latents import copy_latents
+    from glc_ray.store.manifest import find
+    from glc_ray.store.paths import work_latents_path
 
-    with Run(place, keep_latents=keep_latents, denoises=denoises) as run:
+    with Run(
+        place,
+        keep_latents=way.keep_latents,
+        denoises=latents is None,
+        wait_s=None if way.wait else 0,
+    ) as run:
+        before = find(place, video_id(job))
+        is_done = before is not None and before.status == "done"
+        if before is not None and is_done and not way.force and _is_there(place, before.path):
+            return before
+        if latents is not None:
+            copy_latents(latents, place, work_latents_path(video_id(job)))
         run.expect(1)
-        with _shown(run, 1, quiet):
-            (record,) = run.render([Group(job.pipeline, Listed.of(job))], address)
+        with shown(run.progress, 1, way.quiet):
+            (record,) = run.render([Group(job.pipeline, Listed.of(job))], way.address)
     return record
 
 
-def _shown(run: Run, num_videos: int, quiet: bool) -> AbstractContextManager[None]:
-    from rich.console import Console
-
-    from glc_ray.display import watching
-
-    return nullcontext() if quiet else watching(run.progress, num_videos, Console(stderr=True))
+def _is_there(place: Output, path: str) -> bool:
+    # A file, or a folder of frames.
+    return place.size(path) is not None or bool(place.list(path))
 
 
 @click.command(cls=FrontDoor)
 @request_options
-@click.option("--output", default="output", metavar="URI", help="Folder or URI. [output]")
-@click.option(
-    "--address",
-    metavar="RAY",
-    help="A running Ray cluster. Default: the one that runs "
-    "here or that RAY_ADDRESS names; else one is started.",
-)
-@click.option(
-    "--keep-latents",
-    is_flag=True,
-    help="Store the final latents, too, as OUTPUT/latents/NAME.safetensors.",
-)
-@click.option(
-    "--from-latents",
-    metavar="FILE",
-    help="Decode and encode stored latents again, with other --set decode.KEY or encode.KEY.",
-)
+@run_options
+@catalog_options
 def main(
     prompts: tuple[str, ...],
     assignments: tuple[str, ...],
     output: str,
+    catalog: str | None,
+    strict: bool,
+    samples_per_prompt: int,
+    naming: str,
     **given: Any,
 ) -> None:
-    """Render a long video from a prompt, on a Ray cluster.
+    """Render a long video from a prompt, or many from a catalog, on a Ray cluster.
 
     \b
     Examples:
@@ -212,8 +203,11 @@ def main(
       python -m glc_ray.render --num-frames 1201 --workers 4 --output /data/out
       ray job submit -- python -m glc_ray.render --pipeline cogvideox-2b \\
           --prompt "waves on a beach" --num-frames 289 --output s3://bucket/out
+      python -m glc_ray.render --catalog prompts.jsonl --workers 8 --output out
 
-    OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet.
+    OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet. The same command
+    again does only what is missing. Exit codes: 0 done, 1 a video failed, 2 the request cannot be
+    rendered, 3 stopped by a signal, and the same command goes on from there.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
@@ -222,13 +216,36 @@ def main(
         # Latents have their own, which a default does not contradict.
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             given[name] = None
-    record = render(
-        from_command_line(prompts),
-        options=assigned(assignments),
-        output=output,
-        quiet=False,
-        **given,
-    )
+    options = assigned(assignments)
+    with stopped_by_signals():
+        if catalog is not None:
+            _check_no_prompt(prompts, given.pop("from_latents"))
+            ended = render_catalog(
+                catalog,
+                options=options,
+                output=output,
+                strict=strict,
+                samples_per_prompt=samples_per_prompt,
+                naming=naming,
+                quiet=False,
+                **given,
+            )
+            ended.tell(click.echo)
+            return
+        prompt = from_command_line(prompts)
+        record = render(prompt, options=options, output=output, quiet=False, **given)
+    _tell(record, output)
+
+
+def _check_no_prompt(prompts: tuple[str, ...], from_latents: str | None) -> None:
+    for option, value in (("--prompt", prompts), ("--from-latents", from_latents)):
+        if value:
+            raise UserError(
+                f"{option}: a catalog's rows say what their videos show; leave it or --catalog out"
+            )
+
+
+def _tell(record: VideoRecord, output: str) -> None:
     from glc_ray.store.output import Output
     from glc_ray.store.paths import MANIFEST
 

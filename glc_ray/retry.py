@@ -12,6 +12,7 @@ import click
 
 from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.protocols import UserError
+from glc_ray.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from glc_ray.catalog import CatalogJob
@@ -72,9 +73,10 @@ def main(
     from glc_ray.runtime import run
 
     place.prepare()
-    ended = run.render_jobs(
-        place, jobs(place, chosen, workers=workers), address=address, keep_latents=keep_latents
-    )
+    with stopped_by_signals():
+        ended = run.render_jobs(
+            place, jobs(place, chosen, workers=workers), address=address, keep_latents=keep_latents
+        )
     if lost := ended["failed"]:
         raise RenderError(f"{lost} of {sum(ended.values())} failed: `glc-ray status` says why")
     click.echo(f"{place.uri()}: {ended['done']} of {sum(ended.values())} done")

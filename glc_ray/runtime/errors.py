@@ -11,10 +11,6 @@ class CancelledError(RuntimeError):
     """Somebody asked for the end of a video."""
 
 
-class StoppedError(RuntimeError):
-    """A signal asked for the end of the run; the message names it."""
-
-
 def reason(error: BaseException) -> str:
     """The line of a Ray error that says what happened."""
     cause = getattr(error, "cause", None)

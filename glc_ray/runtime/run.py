@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from glc_ray.catalog import CatalogJob
+from glc_ray.catalog import CatalogJob, CatalogJobs
 from glc_ray.config import PipelineSpec
 from glc_ray.runtime.cluster import connected
-from glc_ray.runtime.errors import StoppedError
-from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
+from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
 from glc_ray.runtime.pipeline import Listed, Renderer, RowSource
+from glc_ray.runtime.queue import QueueSummary, fill
 from glc_ray.runtime.rows import row_of
-from glc_ray.store import control, run_status
+from glc_ray.stopping import StoppedError
+from glc_ray.store import control, manifest, run_status
+from glc_ray.store.catalog import BadRow
 from glc_ray.store.lease import run_lease
 from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.output import Output
-from glc_ray.store.record import VideoRecord
+from glc_ray.store.record import VideoRecord, invalid_record
 from glc_ray.store.run_status import RunStatus, VideoStatus, WorkerStatus
 
 _LOG = logging.getLogger(__name__)
@@ -121,17 +122,41 @@ class Run:
         """Where the videos stand now, for displays."""
         renderer = self._renderer
         in_work = () if renderer is None else renderer.in_work()
-        return BoardSnapshot(in_work, tuple(self._last), dict(self._ended))
+        counts = {status: self._ended[status] for status in FINAL_STATES}
+        return BoardSnapshot(in_work, tuple(self._last), counts)
 
     def expect(self, num_videos: int, num_skipped: int = 0) -> None:
         """How many videos there are to render, and how many were done before."""
         self._status = replace(self._status, num_videos=num_videos, num_skipped=num_skipped)
 
+    def connected(
+        self, address: str | None, pipeline: PipelineSpec
+    ) -> AbstractContextManager[None]:
+        """Be connected to a cluster with room for the actors of a pipeline; as ``connected``."""
+        return connected(address, pipeline, denoises=self._denoises)
+
+    def fill(self, catalog: str, jobs: CatalogJobs, *, strict: bool, force: bool) -> QueueSummary:
+        """Queue the videos of a catalog that are not done; invalid rows go into the manifest.
+
+        Raises:
+            UserError: it cannot be read, or ``strict`` refuses it.
+        """
+
+        def add_invalid(row: BadRow) -> None:
+            self.add(invalid_record(catalog, row.line, row.error))
+
+        done = None if force else manifest.ids(self._place)
+        queue = fill(self._place, catalog, jobs, done=done, strict=strict, on_invalid=add_invalid)
+        self._manifest.flush()
+        self.expect(queue.queued + queue.invalid, queue.done)
+        return queue
+
     def add(self, record: VideoRecord) -> None:
         """Put a row into the manifest."""
         self._manifest.add(record)
         self._ended[record.status] += 1
-        self._last.append(VideoProgress(record.name, record.status))
+        if record.status != "invalid":
+            self._last.append(VideoProgress(record.name, record.status))
 
     def render(self, groups: Sequence[Group], address: str | None) -> Iterator[VideoRecord]:
         """Render all videos; yields the record of each, which is in the manifest.
@@ -145,7 +170,7 @@ class Run:
         with ExitStack() as stack:
             # The first starts a cluster where none runs; the others ask whether they fit.
             for group in groups:
-                stack.enter_context(connected(address, group.pipeline, denoises=self._denoises))
+                stack.enter_context(self.connected(address, group.pipeline))
             for group in groups:
                 yield from self._render_group(group)
                 if self._cancelled.everything:
@@ -231,28 +256,8 @@ def render_jobs(
         some.sort(key=lambda one: -one.priority)
         rows = (row_of(one.job, one.name, priority=one.priority, line=one.line) for one in some)
         groups.append(Group(some[0].job.pipeline, Listed(tuple(rows))))
-    with stopped_by_signals(), Run(place, keep_latents=keep_latents) as run:
+    with Run(place, keep_latents=keep_latents) as run:
         run.expect(sum(group.source.num_rows for group in groups))
         for _ in run.render(groups, address):
             pass
         return run.ended
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise StoppedError in the main thread; a second one is ignored."""
-
-    def stop(number: int, frame: Any) -> None:
-        for one in _SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
-        raise StoppedError(signal.Signals(number).name)
-
-    before = {one: signal.signal(one, stop) for one in _SIGNALS}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)

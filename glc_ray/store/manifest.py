@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from glc_ray.store.manifest_parts import (
@@ -153,6 +154,14 @@ def read(output: Output) -> list[VideoRecord]:
         rows += batch.to_pylist()
     records = [VideoRecord(**row) for row in rows]
     return sorted(records, key=lambda record: (record.catalog_line, record.name, record.id))
+
+
+def find(output: Output, video_id: str) -> VideoRecord | None:
+    """The row of one video, or None."""
+    for batch in iter_batches(output, _COLUMNS):
+        for row in batch.filter(pc.equal(batch.column("id"), video_id)).to_pylist():
+            return VideoRecord(**row)
+    return None
 
 
 def iter_batches(output: Output, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
