@@ -7,7 +7,6 @@ Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -41,39 +40,26 @@ from glc_ray.protocols import (
 
 
 class AnchorCache:
-    """Anchors' keys and values of the videos in flight, one path of one step for each.
+    """The keys and values of one anchor: of a video, a step and a path.
 
-    Another step or path of a video takes the place of the one before, since steps never come back
-    and paths seldom do.
+    Another takes its place: a worker stays with its path while that has windows, and steps never
+    come back.
     """
 
-    def __init__(self, num_videos: int) -> None:
-        self._num_videos = num_videos
-        self._kept: OrderedDict[str, tuple[tuple[str, int, str], AnchorStates]] = OrderedDict()
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[str, int, str], AnchorStates] | None = None
 
     def get(self, key: tuple[str, int, str]) -> AnchorStates | None:
         """The states of (video, step, path), if they are kept."""
-        kept_key, states = self._kept.get(key[0], (None, None))
-        if kept_key != key:
-            return None
-        # So that a video that is done goes before one in flight.
-        self._kept.move_to_end(key[0])
-        return states
-
-    def make_room(self, key: tuple[str, int, str]) -> None:
-        """Let go of what ``key`` will take the place of, before its states are computed."""
-        self._kept.pop(key[0], None)
-        while len(self._kept) >= self._num_videos:
-            self._kept.popitem(last=False)
+        return self._kept[1] if self._kept is not None and self._kept[0] == key else None
 
     def clear(self) -> None:
-        """Let go of everything."""
-        self._kept.clear()
+        """Let go of it, so that there is room for others before they are computed."""
+        self._kept = None
 
     def put(self, key: tuple[str, int, str], states: AnchorStates) -> None:
         """Keep the states of (video, step, path)."""
-        self.make_room(key)
-        self._kept[key[0]] = (key, states)
+        self._kept = key, states
 
 
 class GuidedModel(ABC):
@@ -97,8 +83,7 @@ class GuidedModel(ABC):
 
         Args:
             facts: of the model.
-            pipeline: which model, how it is optimized, and how many videos are in flight at once,
-                for which anchors are kept.
+            pipeline: which model, and how it is optimized.
             device: where it computes; ``meta`` reads no weights.
         """
         self.facts = facts
@@ -106,7 +91,7 @@ class GuidedModel(ABC):
         self.dtype: torch.dtype = getattr(torch, pipeline.model.dtype)
         self.control = AttentionControl()
         self.anchor_forwards = 0
-        self._anchors = AnchorCache(pipeline.resources.coordinators.count)
+        self._anchors = AnchorCache()
         self._folder = model_folder.resolve(pipeline.model, weights=device.type != "meta")
         parts = ["transformer", *(["transformer_2"] if facts.low_noise_below is not None else [])]
         self.transformers = [self._load(part, pipeline.optimize) for part in parts]
@@ -271,7 +256,7 @@ class GuidedModel(ABC):
     ) -> Tensor:
         if options.cache == "recompute":
             return self._run(clips_BFCHW, forward, conditioning, None)
-        self._anchors.make_room(forward.anchor_key)
+        self._anchors.clear()
         mode = RecordAnchor(on_cpu=options.cache == "cpu")
         prediction = self._run(clips_BFCHW, forward, conditioning, mode)
         self._anchors.put(forward.anchor_key, mode.states)

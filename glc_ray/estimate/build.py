@@ -136,9 +136,8 @@ def _memory(
     kinds = {(len(f.windows), len(f.windows[0].frames), f.is_anchor): f for f in forwards}
     activations_bytes = max(map(cost.activation_bytes, kinds.values()))
     caches = _anchor_caches(forwards, cost)
-    videos = pipeline.resources.coordinators.count
     weights, at_once = cost.weights_bytes, cost.weights_at_once_bytes
-    anchors = videos * sum(cache.device_bytes for cache in caches if cache.is_chosen)
+    anchors = sum(cache.device_bytes for cache in caches if cache.is_chosen)
     # Groups that are offloaded are back in main memory between forwards.
     at_rest = weights if at_once == weights else 0
     return MemoryFigures(
@@ -147,7 +146,6 @@ def _memory(
         text_encoder_bytes=cost.text_encoder_bytes,
         activations_bytes=activations_bytes,
         anchor_caches=caches,
-        videos_in_flight=videos,
         denoising_device_bytes=at_once + activations_bytes + anchors,
         encoding_device_bytes=at_rest + cost.text_encoder_bytes,
         vae_bytes=cost.vae_bytes,

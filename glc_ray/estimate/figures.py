@@ -91,8 +91,6 @@ class MemoryFigures:
     """Of the largest batch, an estimate (`ModelCost.activation_bytes`)."""
     anchor_caches: tuple[AnchorCacheFigures, ...]
     """Exactly, for each placement; empty without anchor attention."""
-    videos_in_flight: int
-    """A worker keeps an anchor cache for each."""
     denoising_device_bytes: int
     """On a worker's device in all while it denoises: weights, activations, anchor caches."""
     encoding_device_bytes: int

@@ -180,12 +180,11 @@ def _memory_rows(estimate: Estimate) -> Rows:
 
 def _anchor_rows(memory: MemoryFigures) -> Rows:
     places = {"device": "device", "cpu": "main memory", "recompute": "kept nowhere"}
-    many = f", x {memory.videos_in_flight} videos" if memory.videos_in_flight > 1 else ""
     return [
         (
             f"worker: anchor, cache = {cache.placement}{' <' if cache.is_chosen else ''}",
             decimal(cache.device_bytes + cache.cpu_bytes),
-            places[cache.placement] + (many if cache.placement != "recompute" else ""),
+            places[cache.placement],
         )
         for cache in memory.anchor_caches
     ]

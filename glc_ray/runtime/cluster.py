@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 import ray
 
 from glc_ray.config import PipelineSpec, ResourcesSpec
-from glc_ray.protocols import UserError
+from glc_ray.protocols import ModelFacts, UserError
 
 _LOG = logging.getLogger(__name__)
 _KNOCK_S = 10.0
+_LATENTS_HELD = 12
+"""Times its latents that a coordinator holds at most: fusion, x̂0, refinement, a multistep solver's
+memory, and a checkpoint that is being written."""
 _LOOPBACK = "127.0.0.2"
 """Ray rewrites 127.0.0.1 to the machine's own address, which others can reach."""
 
@@ -161,6 +165,26 @@ def _check_room(resources: ResourcesSpec) -> None:
             f"{text}; where the cluster grows by itself, --set resources.wait_for_nodes=true"
         )
     _LOG.warning("%s. Waiting for nodes.", text)
+
+
+def videos_at_once(pipeline: PipelineSpec, facts: ModelFacts, num_videos: int) -> int:
+    """How many videos are denoised at once: coordinators, as far as their memory goes."""
+    coordinators = pipeline.resources.coordinators
+    latents_bytes = 4 * math.prod(facts.latents_shape(pipeline.video.num_frames))
+    memory = coordinators.memory_gb
+    if memory is None:
+        largest = max(node["Resources"].get("memory", 0.0) for node in ray.nodes())
+        memory = largest / 2 / 1e9
+    room = int(memory * 1e9 / (_LATENTS_HELD * latents_bytes))
+    if room < min(coordinators.count, num_videos):
+        _LOG.warning(
+            "resources.coordinators: memory of %.3g GB has room for %d video(s) of this length at "
+            "once, not %d; set resources.coordinators.memory_gb for more",
+            memory,
+            max(1, room),
+            coordinators.count,
+        )
+    return max(1, min(coordinators.count, num_videos, room))
 
 
 def _unplaced(needs: list[Need], nodes: list[_Node]) -> str:

@@ -120,6 +120,10 @@ class Coordinator:
             latents = sample_job(
                 job, denoiser, start=start, on_step=progress.step, on_boundary=offer
             )
+        except CancelledError:
+            # Who asks for it again goes on from here.
+            checkpointer.flush()
+            raise
         finally:
             denoiser.close()
         total = timings()

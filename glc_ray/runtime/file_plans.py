@@ -36,16 +36,16 @@ class FilePlans:
     """
 
     def __init__(self, pipeline: PipelineSpec, num_videos: int = 1) -> None:
-        self._model = facts(pipeline.model)
+        self.model = facts(pipeline.model)
         self._decoder = decoder_facts(pipeline.model, pipeline.decode)
         self._plans: dict[str, FilePlan] = {}
-        self.shared = decode_plan_of(pipeline, self._model, self._decoder, num_videos=num_videos)
+        self.shared = decode_plan_of(pipeline, self.model, self._decoder, num_videos=num_videos)
         """What the run's actors are started for: ``kind`` and ``tiles`` are those of all videos."""
 
     def of(self, pipeline: PipelineSpec) -> FilePlan:
         """The plan of a video of the run."""
         key = pipeline.model_dump_json()
         if key not in self._plans:
-            decode = decode_plan_of(pipeline, self._model, self._decoder, kind=self.shared.kind)
-            self._plans[key] = FilePlan(decode, *file_shape(pipeline, self._model))
+            decode = decode_plan_of(pipeline, self.model, self._decoder, kind=self.shared.kind)
+            self._plans[key] = FilePlan(decode, *file_shape(pipeline, self.model))
         return self._plans[key]

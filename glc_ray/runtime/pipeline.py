@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.job import video_name
 from glc_ray.runtime.assembly import Assembly
+from glc_ray.runtime.cluster import videos_at_once
 from glc_ray.runtime.coordinator import checkpoint_now
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.denoise_stage import DenoiseStage
@@ -87,7 +88,8 @@ class Renderer:
         self._farm = start_farm(output, self._workers, pipeline.resources.denoisers)
         # Here, where diffusers is imported already, and not once more in the graph's process.
         plans = FilePlans(pipeline, num_videos)
-        self._plan = GraphPlan(pipeline, plans, num_videos, keep_latents)
+        at_once = videos_at_once(pipeline, plans.model, num_videos)
+        self._plan = GraphPlan(pipeline, plans, num_videos, at_once, keep_latents)
         self._graph: Any = None
 
     def in_work(self) -> tuple[VideoProgress, ...]:
@@ -163,6 +165,8 @@ class GraphPlan:
     pipeline: PipelineSpec
     files: FilePlans
     num_videos: int
+    num_at_once: int
+    """Videos that are denoised at once."""
     keep_latents: bool
 
 
@@ -202,7 +206,7 @@ class Graph:
             .flat_map(
                 DenoiseStage,
                 fn_constructor_args=(self._farm, plan.pipeline, plan.files),
-                compute=_actors(min(resources.coordinators.count, plan.num_videos)),
+                compute=_actors(plan.num_at_once),
                 num_cpus=0,
             )
             .map(

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from glc_ray.catalog import CatalogJobs
 from glc_ray.config import PipelineSpec, VideoJob
@@ -37,6 +36,7 @@ from glc_ray.store.storage import StorageError, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 19
+_READ_BYTES = 64 << 20
 _MOST_CHECKERS = 8
 _CHECKED_ROWS = 1000
 _READ_ROWS = 256
@@ -241,8 +241,7 @@ class _Graph:
         context.execution_options.preserve_order = True
         context.target_max_block_size = _BLOCK_BYTES
         # Pipelines and models are files that this node has.
-        node = ray.get_runtime_context().get_node_id()
-        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
         return (
             ray.data.from_items([self._location])
             .map_batches(
@@ -250,7 +249,9 @@ class _Graph:
                 fn_args=(self._location, self._jobs),
                 batch_size=None,
                 num_cpus=0,
-                scheduling_strategy=here,
+                # Other needs than the next stage has: else both were one, on a single actor.
+                memory=_READ_BYTES,
+                label_selector=here,
             )
             .map_batches(
                 CheckRows,
@@ -259,7 +260,7 @@ class _Graph:
                 batch_size=_CHECKED_ROWS,
                 compute=ActorPoolStrategy(min_size=1, max_size=min(_MOST_CHECKERS, _num_cores())),
                 num_cpus=0,
-                scheduling_strategy=here,
+                label_selector=here,
             )
         )
 

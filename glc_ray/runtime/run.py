@@ -81,6 +81,8 @@ class Run:
         )
         self._ended: Counter[str] = Counter()
         self._last: deque[VideoProgress] = deque(maxlen=_SHOWN)
+        self._busy_before_s = 0.0
+        """Of the groups before."""
         self._ending = threading.Event()
         self._cancelled = control.Cancelled()
         self._stack = ExitStack()
@@ -195,6 +197,7 @@ class Run:
             raise stop
         finally:
             self._renderer = None
+            self._busy_before_s = self._status.workers.busy_s
             renderer.close()
 
     def _checkpoint(self, renderer: Renderer) -> None:
@@ -225,11 +228,12 @@ class Run:
 
     def _write_status(self, renderer: Renderer | None) -> None:
         in_work: tuple[VideoStatus, ...] = ()
-        workers = WorkerStatus()
+        workers = self._status.workers
         if renderer is not None:
             in_work = tuple(VideoStatus(**asdict(one)) for one in renderer.in_work())
             workers = WorkerStatus(**asdict(renderer.occupancy()))
-        status = replace(
+            workers = replace(workers, busy_s=workers.busy_s + self._busy_before_s)
+        self._status = status = replace(
             self._status,
             updated_at=time.time(),
             ended=dict(self._ended),

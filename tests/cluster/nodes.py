@@ -57,6 +57,8 @@ class Nodes:
         command += [f"--num-cpus={num_cpus}", f"--address={self.address}"]
         command += [f"--dashboard-agent-listen-port={free_port(host)}"]
         self._start(command)
+        # One after the other: nodes of one machine find names for their sockets by looking.
+        self._wait_for_nodes()
 
     def start_head(self, num_cpus: int = 2) -> None:
         """Start the head, with a dashboard that takes jobs."""
@@ -98,6 +100,13 @@ class Nodes:
                 if title.startswith("ray::") and kind in title:
                     found.append(process)
         return found
+
+    def _wait_for_nodes(self) -> None:
+        """Until all have joined."""
+        count = len(self.processes)
+        look = f"import ray, time\nray.init({self.address!r}, logging_level=50)\n"
+        look += f"while sum(n['Alive'] for n in ray.nodes()) < {count}: time.sleep(0.1)"
+        subprocess.run([sys.executable, "-c", look], env=self.environment, check=True, timeout=120)
 
     def stop(self) -> None:
         """End all nodes."""

@@ -128,7 +128,9 @@ def test_after_a_decoder_is_killed_only_missing_segments_are_made(
     output.prepare()
     output.put(whole.latents, work_latents_path(video_id(job)))
     farm = start_farm(str(tmp_path), [], job.pipeline.resources.denoisers)
-    plan = graph.GraphPlan(job.pipeline, FilePlans(job.pipeline), num_videos=1, keep_latents=False)
+    plan = graph.GraphPlan(
+        job.pipeline, FilePlans(job.pipeline), num_videos=1, num_at_once=1, keep_latents=False
+    )
     (record,) = graph.Graph(farm, plan).records(graph.Listed.of(job), frozenset())
     assert (record.status, record.error, record.num_windows) == ("done", "", 0)
     assert (tmp_path / "stored").read_text().split() == ["0", "1", "2", "3"]

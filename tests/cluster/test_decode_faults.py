@@ -71,7 +71,7 @@ def records(
     denoisers = start_denoisers(pipeline) if denoises else []
     farm = start_farm(location, denoisers, pipeline.resources.denoisers)
     files = FilePlans(pipeline, len(jobs))
-    plan = graph.GraphPlan(pipeline, files, num_videos=len(jobs), keep_latents=False)
+    plan = graph.GraphPlan(pipeline, files, num_videos=len(jobs), num_at_once=1, keep_latents=False)
     found = graph.Graph(farm, plan).records(graph.Listed.of(*jobs), frozenset())
     return {record.prompt: record for record in found}
 
