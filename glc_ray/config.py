@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every specification hash; raised when the same specification gives other bits."""
 
 Count = Annotated[int, Field(ge=1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -233,7 +234,10 @@ def main(
             ended.tell(click.echo)
             return
         prompt = from_command_line(prompts)
+        began = time.time()
         record = render(prompt, options=options, output=output, quiet=False, **given)
+    if record.finished_at < began:
+        click.echo("done before; --force renders it again")
     _tell(record, output)
 
 

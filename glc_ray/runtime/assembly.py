@@ -74,7 +74,8 @@ class Assembly:
                 record = replace(record, **made, encode_s=record.encode_s + join_s, status="done")
             except Exception as failure:
                 record = replace(record, error=f"join: {in_words(failure)}")
-        return replace(record, total_s=time.time() - row["started"])
+        now = time.time()
+        return replace(record, total_s=now - row["started"], finished_at=now)
 
     def _finish(self, job: VideoJob, name: str, plan: FilePlan) -> tuple[dict[str, Any], float]:
         """Join, store, and clear the work folder; what the record says of it, and the seconds of

@@ -7,6 +7,7 @@ its error, so that the others are rendered.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -115,7 +116,7 @@ def record_of(row: Row) -> VideoRecord:
 
 def failed_record(row: Row, error: str) -> VideoRecord:
     """The manifest row of a video that failed, and of whose rows nothing is known."""
-    return replace(record_of(row), error=error)
+    return replace(record_of(row), error=error, finished_at=time.time())
 
 
 def versions() -> dict[str, str]:

@@ -60,6 +60,13 @@ class Nodes:
         # One after the other: nodes of one machine find names for their sockets by looking.
         self._wait_for_nodes()
 
+    def replace(self, node: int) -> None:
+        """Start a node in place of one that was killed."""
+        os.killpg(self.processes[node].pid, signal.SIGKILL)
+        self.processes[node].wait()
+        del self.processes[node]
+        self.add()
+
     def start_head(self, num_cpus: int = 2) -> None:
         """Start the head, with a dashboard that takes jobs."""
         port, dashboard = self.address.rpartition(":")[2], self.dashboard.rpartition(":")[2]
