@@ -160,7 +160,7 @@ def _run(job: VideoJob, place: Output, way: _Way, *, latents: str | None = None)
         place,
         keep_latents=way.keep_latents,
         denoises=latents is None,
-        wait_s=None if way.wait else 0,
+        waits=way.wait,
     ) as run:
         before = find(place, video_id(job))
         is_done = before is not None and before.status == "done"

@@ -120,7 +120,7 @@ def render_catalog(
     )
     place = Output(output)
     place.prepare()
-    with Run(place, keep_latents=keep_latents, wait_s=None if wait else 0) as run:
+    with Run(place, keep_latents=keep_latents, waits=wait) as run:
         spec = load_pipeline(name, asked)
         with run.connected(address, spec):
             queue = run.fill(catalog, jobs, strict=strict, force=force)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -54,8 +55,7 @@ class Run:
         place: where the videos go; this run alone has it while the block lasts.
         keep_latents: keep final latents beside the videos.
         denoises: False where all latents are stored already.
-        wait_s: how long to wait for another run on ``place``; None for as long as it takes.
-        on_wait: is told whom this one waits for.
+        waits: for another run on ``place``, as long as that takes.
 
     Raises:
         UserError: another run has the output.
@@ -67,14 +67,12 @@ class Run:
         *,
         keep_latents: bool = False,
         denoises: bool = True,
-        wait_s: float | None = 0,
-        on_wait: Callable[[str], None] | None = None,
+        waits: bool = False,
     ) -> None:
         self._place = place
         self._keep_latents = keep_latents
         self._denoises = denoises
-        self._wait_s = wait_s
-        self._on_wait = on_wait
+        self._waits = waits
         self._renderer: Renderer | None = None
         self._status = RunStatus(
             host=socket.gethostname(), pid=os.getpid(), started_at=time.time(), updated_at=0.0
@@ -89,8 +87,9 @@ class Run:
 
     def __enter__(self) -> Run:
         with self._stack as stack:
+            wait_s = math.inf if self._waits else None
             self._lease = stack.enter_context(
-                run_lease(self._place, wait_s=self._wait_s, on_wait=self._on_wait)
+                run_lease(self._place, wait_s=wait_s, on_wait=_LOG.warning)
             )
             # What was asked of an earlier run is not asked of this one.
             control.clear(self._place)

@@ -51,8 +51,8 @@ class Outcome:
 def catalog(folder: Path) -> Path:
     """The catalog that every seed renders."""
     path = folder / "catalog.jsonl"
-    lines = [json.dumps({"prompt": prompt, "seed": i}) for i, prompt in enumerate(PROMPTS)]
-    path.write_text("\n".join(lines) + "\n")
+    rows = [{"name": f"video-{i}", "prompt": text, "seed": i} for i, text in enumerate(PROMPTS)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
 
 

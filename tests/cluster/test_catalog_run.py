@@ -1,0 +1,105 @@
+"""A catalog that is stopped, gone on with, and found done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from glc_ray.config import VideoJob
+from glc_ray.protocols import UserError
+from glc_ray.render_catalog import render_catalog
+from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
+from glc_ray.store import manifest
+from glc_ray.store.latents import load_latents
+from glc_ray.store.output import Output
+
+STEPS = 300
+ROWS = (
+    {"prompt": "a red ball", "seed": 1, "name": "red"},
+    {"promt": "a blue box"},
+    {"prompt": "a blue box", "seed": 2, "num_frames": 37, "encode": {"crf": 30}},
+)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    path = tmp_path / "catalog.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    return path
+
+
+def start(catalog: Path, pipeline: Path, output: Path) -> subprocess.Popen[str]:
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "glc_ray.render", "--catalog", str(catalog)),
+            *("--pipeline", str(pipeline), "--steps", str(STEPS), "--output", str(output)),
+            *("--keep-latents", "--address", address),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200"},
+        text=True,
+    )
+
+
+def wait_for_checkpoint(output: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not list(output.glob(".work/*/checkpoints/*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_catalog_is_stopped_gone_on_with_and_found_done(
+    ray_cluster: None, tiny_pipeline: Path, catalog: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first = start(catalog, tiny_pipeline, output)
+    wait_for_checkpoint(output, first)
+    with pytest.raises(UserError, match=r"another run .*process \d+"):
+        render_catalog(str(catalog), pipeline=str(tiny_pipeline), output=str(output))
+    first.send_signal(signal.SIGTERM)
+    _, words = first.communicate(timeout=120)
+    assert first.returncode == 3, words
+    assert words.splitlines()[-1] == (
+        "stopped by SIGTERM: what is finished is kept, and the same command goes on from there"
+    )
+    stored = list(output.glob(".work/*/checkpoints/*.safetensors"))
+    assert stored
+
+    def again() -> tuple[int, int, int, int]:
+        end = render_catalog(
+            str(catalog),
+            pipeline=str(tiny_pipeline),
+            steps=STEPS,
+            output=str(output),
+            keep_latents=True,
+        )
+        return end.done, end.skipped, end.invalid, end.failed
+
+    assert again() == (2, 0, 1, 0)
+    place = Output(str(output))
+    rows = {row.catalog_line: row for row in manifest.read(place)}
+    assert {line: row.status for line, row in rows.items()} == {1: "done", 2: "invalid", 3: "done"}
+    assert "unknown key 'promt'" in rows[2].error
+    assert (rows[1].name, rows[3].num_frames) == ("red", 37)
+    assert max(rows[1].resumed_at_step, rows[3].resumed_at_step) > 0
+    for row in (rows[1], rows[3]):
+        job = VideoJob.model_validate_json(row.specification)
+        latents, _ = load_latents(place, f"latents/{row.name}.safetensors")
+        with torch_threads(job.pipeline.fuse.threads):
+            expected = sample_job(job, LocalDenoiser.of(job, torch.device("cpu")))
+        assert np.array_equal(latents.numpy(), expected.numpy())
+    assert not list(output.glob(".work/*/checkpoints"))
+    assert again() == (0, 2, 1, 0)
