@@ -15,6 +15,7 @@ _RESERVED = '/\\:*?"<>|'
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _BIDIRECTIONAL = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_ENDS = re.compile(r"\A[.\s]+|[.\s]+\Z")
 _ALLOWED = (
     f"a name is at most {LONGEST_BYTES} bytes of text of any script, without {' '.join(_RESERVED)} "
     "and control characters, and without dots and spaces at its beginning and end"
@@ -38,7 +39,7 @@ def _mistake(name: str) -> str | None:
         return "is empty"
     if unsafe := [letter for letter in name if _is_unsafe(letter)]:
         return f"{unsafe[0]!r} is not allowed"
-    if name.strip(". ") != name or name.strip() != name:
+    if _ENDS.search(name):
         return "begins or ends with a dot or a space"
     if _DEVICES.fullmatch(name):
         return "is the name of a device on Windows"
@@ -53,14 +54,14 @@ def vbench_name(prompt: str, index: int) -> str:
     What a file name cannot hold becomes a hyphen. A prompt that is too long is cut, and its digest
     tells it from others with the same beginning; VBench cannot find it.
     """
-    text = unicodedata.normalize("NFC", prompt).strip(". ").strip()
+    text = _ENDS.sub("", unicodedata.normalize("NFC", prompt))
     text = "".join("-" if _is_unsafe(letter) else letter for letter in text)
     end = f"-{index}"
     if not text or len(text.encode()) + len(end) > LONGEST_BYTES:
         digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()[:8]
         end = f"-{digest}{end}"
         text = text.encode()[: LONGEST_BYTES - len(end)].decode(errors="ignore")
-    return (text + end).lstrip("-") if not text else text + end
+    return text + end if text else end.lstrip("-")
 
 
 def clash_key(name: str) -> str:

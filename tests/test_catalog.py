@@ -304,7 +304,9 @@ def test_samples_have_seeds_and_names_of_their_own() -> None:
     assert mistake({"prompt": "a", "seed": 2**63 - 2}, rows).startswith(f"--seed {2**63}: must be")
 
 
-@pytest.mark.parametrize("prompt", ["", "...", "\0", "/etc/passwd", "é" * 300, "a\u202eb", "C:\\x"])
+@pytest.mark.parametrize(
+    "prompt", ["", "...", "\0", "/etc/passwd", "é" * 300, "a\u202eb", "C:\\x", "\x85.0"]
+)
 def test_generated_names_are_names_that_a_person_may_give(prompt: str) -> None:
     name = vbench_name(prompt, 4)
     assert checked_name(name) == name
