@@ -19,7 +19,6 @@ from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
 from glc_ray.protocols import UserError
 from glc_ray.render_catalog import render_catalog
-from glc_ray.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from glc_ray.config import PipelineSpec, VideoJob
@@ -46,6 +45,7 @@ def render(
     from_latents: str | None = None,
     force: bool = False,
     wait: bool = False,
+    stops: bool = False,
     quiet: bool = True,
 ) -> VideoRecord:
     """Render one long video on Ray and wait for it.
@@ -71,6 +71,7 @@ def render(
             elsewhere on this machine: ``{"model.path": "FOLDER"}``.
         force: render it also where the output has it already.
         wait: for another run on the output to end; otherwise that is an error.
+        stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
 
     Returns:
@@ -79,6 +80,7 @@ def render(
     Raises:
         UserError: the request cannot be rendered; nothing was started.
         RenderError: the video failed.
+        StoppedError: a signal asked for the end.
     """
     given = {
         "num_frames": num_frames,
@@ -89,7 +91,7 @@ def render(
         "method": method,
     }
     asked: list[Any] = [*overrides(given), *(options or {}).items()]
-    way = _Way(output, address, keep_latents, force, wait, quiet)
+    way = _Way(output, address, keep_latents, force, wait, stops, quiet)
     if from_latents is not None:
         own = {"prompt": prompt, "pipeline": pipeline, "seed": seed}
         record = _encode_again(from_latents, own, asked, way)
@@ -109,6 +111,7 @@ class _Way:
     keep_latents: bool
     force: bool
     wait: bool
+    stops: bool
     quiet: bool
 
 
@@ -161,6 +164,7 @@ def _run(job: VideoJob, place: Output, way: _Way, *, latents: str | None = None)
         keep_latents=way.keep_latents,
         denoises=latents is None,
         waits=way.wait,
+        stops=way.stops,
     ) as run:
         before = find(place, video_id(job))
         is_done = before is not None and before.status == "done"
@@ -218,24 +222,20 @@ def main(
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             given[name] = None
     options = assigned(assignments)
-    with stopped_by_signals():
-        if catalog is not None:
-            _check_no_prompt(prompts, given.pop("from_latents"))
-            ended = render_catalog(
-                catalog,
-                options=options,
-                output=output,
-                strict=strict,
-                samples_per_prompt=samples_per_prompt,
-                naming=naming,
-                quiet=False,
-                **given,
-            )
-            ended.tell(click.echo)
-            return
-        prompt = from_command_line(prompts)
-        began = time.time()
-        record = render(prompt, options=options, output=output, quiet=False, **given)
+    given |= {"options": options, "output": output, "stops": True, "quiet": False}
+    if catalog is not None:
+        _check_no_prompt(prompts, given.pop("from_latents"))
+        ended = render_catalog(
+            catalog,
+            strict=strict,
+            samples_per_prompt=samples_per_prompt,
+            naming=naming,
+            **given,
+        )
+        ended.tell(click.echo)
+        return
+    began = time.time()
+    record = render(from_command_line(prompts), **given)
     if record.finished_at < began:
         click.echo("done before; --force renders it again")
     _tell(record, output)

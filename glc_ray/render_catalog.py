@@ -72,6 +72,7 @@ def render_catalog(
     naming: str = "default",
     force: bool = False,
     wait: bool = False,
+    stops: bool = False,
     quiet: bool = True,
 ) -> CatalogEnd:
     """Render the videos of a catalog that the output does not have yet, on Ray.
@@ -89,6 +90,7 @@ def render_catalog(
         naming: of rows without a name: default or vbench.
         force: render also what is done already.
         wait: for another run on the output to end; otherwise that is an error.
+        stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
 
     Raises:
@@ -120,7 +122,7 @@ def render_catalog(
     )
     place = Output(output)
     place.prepare()
-    with Run(place, keep_latents=keep_latents, waits=wait) as run:
+    with Run(place, keep_latents=keep_latents, waits=wait, stops=stops) as run:
         spec = load_pipeline(name, asked)
         with run.connected(address, spec):
             queue = run.fill(catalog, jobs, strict=strict, force=force)

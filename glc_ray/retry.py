@@ -12,7 +12,6 @@ import click
 
 from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.protocols import UserError
-from glc_ray.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from glc_ray.catalog import CatalogJob
@@ -73,10 +72,13 @@ def main(
     from glc_ray.runtime import run
 
     place.prepare()
-    with stopped_by_signals():
-        ended = run.render_jobs(
-            place, jobs(place, chosen, workers=workers), address=address, keep_latents=keep_latents
-        )
+    ended = run.render_jobs(
+        place,
+        jobs(place, chosen, workers=workers),
+        address=address,
+        keep_latents=keep_latents,
+        stops=True,
+    )
     if lost := ended["failed"]:
         raise RenderError(f"{lost} of {sum(ended.values())} failed: `glc-ray status` says why")
     click.echo(f"{place.uri()}: {ended['done']} of {sum(ended.values())} done")

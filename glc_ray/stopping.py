@@ -1,39 +1,86 @@
-"""How a run hears that it is to end: by a signal, which becomes an exception."""
+"""How a run hears that it is to end: by a signal, which is looked for while it waits."""
 
 from __future__ import annotations
 
+import queue
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_Item = TypeVar("_Item")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """`ray job stop` and most schedulers send the first, a keyboard the second."""
+_LOOK_S = 0.1
 
 
 class StoppedError(RuntimeError):
     """A signal asked for the end of the run; the message names it."""
 
 
+class Stop:
+    """Whether a signal has come. It is only remembered, for an exception in the middle of Ray's own
+    code would leave that in pieces."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+
+    def note(self, number: int, frame: Any = None) -> None:
+        """A signal handler."""
+        self._signal = number
+
+    def check(self) -> None:
+        """Raise StoppedError if a signal has come."""
+        if self._signal is not None:
+            raise StoppedError(signal.Signals(self._signal).name)
+
+    def each(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The items, each as soon as it is there; looks for a signal while it waits.
+
+        Raises:
+            StoppedError: one has come.
+        """
+        found: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+        def fetch() -> None:
+            try:
+                for item in items:
+                    found.put((True, item))
+                found.put((False, None))
+            except BaseException as error:
+                found.put((False, error))
+
+        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        while True:
+            self.check()
+            try:
+                is_item, item = found.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            if is_item:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+
+
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """A signal raises StoppedError in the main thread, once: what follows must not be cut short.
+def stop_by_signals() -> Iterator[Stop]:
+    """Have SIGTERM and SIGINT remembered while the block runs, and not obeyed at once.
 
-    Elsewhere than in the main thread it does nothing.
+    To be entered when Ray has been connected to, which sets handlers of its own. Elsewhere than in
+    the main thread, where no handler can be set, no signal comes.
     """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
-
-    def stop(number: int, frame: Any) -> None:
-        for one in SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
-        raise StoppedError(signal.Signals(number).name)
-
-    before = {one: signal.signal(one, stop) for one in SIGNALS}
+    before = {one: signal.signal(one, stop.note) for one in _SIGNALS}
     try:
-        yield
+        yield stop
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

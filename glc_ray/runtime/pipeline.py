@@ -91,6 +91,7 @@ class Renderer:
         at_once = videos_at_once(pipeline, plans.model, num_videos)
         self._plan = GraphPlan(pipeline, plans, num_videos, at_once, keep_latents)
         self._graph: Any = None
+        self._is_closed = False
 
     def in_work(self) -> tuple[VideoProgress, ...]:
         """Where the videos in work stand now."""
@@ -126,6 +127,8 @@ class Renderer:
                     yield record
                 return
             except RayError as error:
+                if self._is_closed:
+                    return
                 losses = 1 if len(recorded) > before else losses + 1
                 if losses == _MAX_LOSSES:
                     yield from _unrecorded(source, recorded, reason(error))
@@ -134,7 +137,8 @@ class Renderer:
                 self._end_graph()
 
     def close(self) -> None:
-        """Free what the actors take of the cluster."""
+        """Free what the actors take of the cluster; ``records`` ends."""
+        self._is_closed = True
         self._end_graph()
         for actor in (*self._workers, self._farm.pool, self._farm.board):
             ray.kill(actor)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def fill(
     done: NDArray[np.uint64] | None,
     strict: bool = False,
     on_invalid: Callable[[BadRow], None] | None = None,
+    each: Callable[[Iterable[Any]], Iterator[Any]] = iter,
 ) -> QueueSummary:
     """Queue the videos of a catalog in place of an earlier queue.
 
@@ -99,6 +100,7 @@ def fill(
         done: ids of videos that are done, as sorted integers; None queues them nevertheless.
         strict: any invalid row refuses the whole.
         on_invalid: is called for each invalid row, in order.
+        each: how to wait for what comes, should something else have to be looked for meanwhile.
 
     Raises:
         UserError: the catalog cannot be read, or ``strict`` refuses it; nothing is queued.
@@ -110,8 +112,9 @@ def fill(
     graph = beside_me(_Graph).remote(output.location, _absolute(location), jobs, str(Path.cwd()))
     known = [] if done is None else [ray.put(done)]
     refused: list[BadRow] = []
-    for answer in graph.fill.options(num_returns="streaming").remote(known, strict):
-        match ray.get(answer):
+    answers = graph.fill.options(num_returns="streaming").remote(known, strict)
+    for answer in each(map(ray.get, answers)):
+        match answer:
             case BadRow() as row if strict:
                 refused.append(row)
             case BadRow() as row if on_invalid is not None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
 from glc_ray.runtime.pipeline import Listed, Renderer, RowSource
 from glc_ray.runtime.queue import QueueSummary, fill
 from glc_ray.runtime.rows import row_of
-from glc_ray.stopping import StoppedError
+from glc_ray.stopping import Stop, StoppedError, stop_by_signals
 from glc_ray.store import control, manifest, run_status
 from glc_ray.store.catalog import BadRow
 from glc_ray.store.lease import run_lease
@@ -56,6 +56,7 @@ class Run:
         keep_latents: keep final latents beside the videos.
         denoises: False where all latents are stored already.
         waits: for another run on ``place``, as long as that takes.
+        stops: SIGTERM and SIGINT store what is in work and end it with StoppedError.
 
     Raises:
         UserError: another run has the output.
@@ -68,11 +69,13 @@ class Run:
         keep_latents: bool = False,
         denoises: bool = True,
         waits: bool = False,
+        stops: bool = False,
     ) -> None:
         self._place = place
         self._keep_latents = keep_latents
         self._denoises = denoises
         self._waits = waits
+        self._stops = stops
         self._renderer: Renderer | None = None
         self._status = RunStatus(
             host=socket.gethostname(), pid=os.getpid(), started_at=time.time(), updated_at=0.0
@@ -83,6 +86,7 @@ class Run:
         """Of the groups before."""
         self._ending = threading.Event()
         self._cancelled = control.Cancelled()
+        self._stop = Stop()
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
@@ -130,11 +134,12 @@ class Run:
         """How many videos there are to render, and how many were done before."""
         self._status = replace(self._status, num_videos=num_videos, num_skipped=num_skipped)
 
-    def connected(
-        self, address: str | None, pipeline: PipelineSpec
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def connected(self, address: str | None, pipeline: PipelineSpec) -> Iterator[None]:
         """Be connected to a cluster with room for the actors of a pipeline; as ``connected``."""
-        return connected(address, pipeline, denoises=self._denoises)
+        signals = stop_by_signals() if self._stops else nullcontext(Stop())
+        with connected(address, pipeline, denoises=self._denoises), signals as self._stop:
+            yield
 
     def fill(self, catalog: str, jobs: CatalogJobs, *, strict: bool, force: bool) -> QueueSummary:
         """Queue the videos of a catalog that are not done; invalid rows go into the manifest.
@@ -147,7 +152,15 @@ class Run:
             self.add(invalid_record(catalog, row.line, row.error))
 
         done = None if force else manifest.ids(self._place)
-        queue = fill(self._place, catalog, jobs, done=done, strict=strict, on_invalid=add_invalid)
+        queue = fill(
+            self._place,
+            catalog,
+            jobs,
+            done=done,
+            strict=strict,
+            on_invalid=add_invalid,
+            each=self._stop.each,
+        )
         self._manifest.flush()
         self.expect(queue.queued + queue.invalid, queue.done)
         return queue
@@ -170,8 +183,9 @@ class Run:
             return
         with ExitStack() as stack:
             # The first starts a cluster where none runs; the others ask whether they fit.
-            for group in groups:
-                stack.enter_context(self.connected(address, group.pipeline))
+            stack.enter_context(self.connected(address, groups[0].pipeline))
+            for group in groups[1:]:
+                stack.enter_context(connected(None, group.pipeline, denoises=self._denoises))
             for group in groups:
                 yield from self._render_group(group)
                 if self._cancelled.everything:
@@ -187,7 +201,7 @@ class Run:
         )
         self._renderer = renderer
         try:
-            for record in renderer.records(group.source):
+            for record in self._stop.each(renderer.records(group.source)):
                 self._lease.check()
                 self.add(record)
                 yield record
@@ -243,7 +257,12 @@ class Run:
 
 
 def render_jobs(
-    place: Output, jobs: Iterable[CatalogJob], *, address: str | None, keep_latents: bool
+    place: Output,
+    jobs: Iterable[CatalogJob],
+    *,
+    address: str | None,
+    keep_latents: bool,
+    stops: bool,
 ) -> Counter[str]:
     """Render some videos of any pipelines; returns how many ended, by status.
 
@@ -259,7 +278,7 @@ def render_jobs(
         some.sort(key=lambda one: -one.priority)
         rows = (row_of(one.job, one.name, priority=one.priority, line=one.line) for one in some)
         groups.append(Group(some[0].job.pipeline, Listed(tuple(rows))))
-    with Run(place, keep_latents=keep_latents) as run:
+    with Run(place, keep_latents=keep_latents, stops=stops) as run:
         run.expect(sum(group.source.num_rows for group in groups))
         for _ in run.render(groups, address):
             pass
