@@ -2,7 +2,8 @@
 
 ``denoise`` (the default): the pool against one process; ``coordinator``: fusion and refinement
 beside the model; ``decode``: the streamed decode against diffusers', on one and two decoders;
-``dispatch``: denoisers that sleep on the real pool; ``scale``: thousands of workers, simulated.
+``dispatch``: denoisers that sleep on the real pool; ``scale``: thousands of workers, simulated;
+``catalog``: a catalog of 100,000 videos that are simulated by doing nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 
 import click
 
+from glc_ray.bench_catalog import catalog
 from glc_ray.bench_decode import time_decode
 from glc_ray.bench_dispatch import dispatch, scale
 from glc_ray.cli import FrontDoor
@@ -42,6 +44,7 @@ def main() -> None:
     """What the cluster's parts cost and gain: ratios, since seconds are the machine's."""
 
 
+main.add_command(catalog)
 main.add_command(dispatch)
 main.add_command(scale)
 

@@ -379,9 +379,9 @@ class CoordinatorResources(_Spec):
 class CheckpointSpec(_Spec):
     """How often the state of a video that is denoised is stored, between two steps."""
 
-    every_steps: Count = 1
+    interval: Count = 1
     """Steps from one to the next, at least."""
-    every_s: Share = 0
+    interval_s: Share = 0
     """Seconds from one to the next, at least."""
     max_share: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of a video's time that writing may take; what would take more waits. 0 writes none but

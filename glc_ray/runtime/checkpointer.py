@@ -92,8 +92,8 @@ class Checkpointer:
         now = time.monotonic()
         return (
             not self._writing.locked()
-            and step_index - self._written_step >= self._spec.every_steps
-            and now - self._written_at >= self._spec.every_s
+            and step_index - self._written_step >= self._spec.interval
+            and now - self._written_at >= self._spec.interval_s
             and self.write_s <= self._spec.max_share * (now - self._began)
             and self._spec.max_share > 0
         )

@@ -73,6 +73,7 @@ class Renderer:
         num_videos: about how many they are.
         keep_latents: keep final latents beside the videos.
         denoises: start denoisers; False where all latents are stored already.
+        graph: another kind of graph, for benches.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Renderer:
         num_videos: int = 1,
         keep_latents: bool = False,
         denoises: bool = True,
+        graph: type[Graph] | None = None,
     ) -> None:
+        self._graph_class = graph or Graph
         self._workers = start_denoisers(pipeline) if denoises else []
         self._farm = start_farm(output, self._workers, pipeline.resources.denoisers)
         # Here, where diffusers is imported already, and not once more in the graph's process.
@@ -145,7 +148,7 @@ class Renderer:
 
     def _pass(self, source: RowSource, recorded: set[str]) -> Iterator[VideoRecord]:
         # In a process of its own, so that Ray Data's messages go to Ray's logs.
-        self._graph = beside_me(Graph).remote(self._farm, self._plan)
+        self._graph = beside_me(self._graph_class).remote(self._farm, self._plan)
         answers = self._graph.records.options(num_returns="streaming")
         for done in answers.remote(source, frozenset(recorded)):
             yield ray.get(done)
@@ -190,14 +193,14 @@ class Graph:
         assembly = Assembly(
             self._farm.output, self._plan.files, keep_latents=self._plan.keep_latents
         )
-        for row in self._dataset(_Feed(source, recorded, self._farm.board)).iter_rows():
+        for row in self._dataset(Feed(source, recorded, self._farm.board)).iter_rows():
             record = assembly.add(row)
             if record is not None:
                 progress = VideoProgress(record.name, record.status)
                 self._farm.board.report.remote(record.specification_hash, progress)
                 yield record
 
-    def _dataset(self, feed: _Feed) -> ray.data.Dataset:
+    def _dataset(self, feed: Feed) -> ray.data.Dataset:
         plan, resources = self._plan, self._plan.pipeline.resources
         decode, decoders = plan.files.shared, resources.decoders
         share = decode.kind == "tiles"
@@ -205,8 +208,7 @@ class Graph:
         tile_actors = start_tile_actors(plan.pipeline, len(decode.tiles)) if share else []
         size = 1 if share else min(decoders.count, plan.num_videos * len(decode.stretches))
         return (
-            ray.data.from_items([{"source": 0}], override_num_blocks=1)
-            .flat_map(feed, num_cpus=0)
+            feed.dataset()
             .flat_map(
                 DenoiseStage,
                 fn_constructor_args=(self._farm, plan.pipeline, plan.files),
@@ -235,12 +237,21 @@ def _actors(size: int) -> ActorPoolStrategy:
 
 
 @dataclass
-class _Feed:
+class Feed:
     """Begins the graph: any item -> the rows of all videos, until the run is ended."""
 
     source: RowSource
     recorded: frozenset[str]
     board: Any
+
+    def dataset(self) -> ray.data.Dataset:
+        """The rows, in order."""
+        if isinstance(self.source, Listed):
+            # A few: nothing has to be started for them.
+            rows = [row for row in self.source.rows() if row["id"] not in self.recorded]
+            return ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
+        item = ray.data.from_items([{"source": 0}], override_num_blocks=1)
+        return item.flat_map(self, num_cpus=0)
 
     def __call__(self, item: Any) -> Iterator[Row]:
         for row in self.source.rows():

@@ -18,7 +18,7 @@ from glc_ray.catalog import CatalogJob, CatalogJobs
 from glc_ray.config import PipelineSpec
 from glc_ray.runtime.cluster import connected
 from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
-from glc_ray.runtime.pipeline import Listed, Renderer, RowSource
+from glc_ray.runtime.pipeline import Graph, Listed, Renderer, RowSource
 from glc_ray.runtime.queue import QueueSummary, fill
 from glc_ray.runtime.rows import row_of
 from glc_ray.stopping import Stop, StoppedError, stop_by_signals
@@ -57,6 +57,7 @@ class Run:
         denoises: False where all latents are stored already.
         waits: for another run on ``place``, as long as that takes.
         stops: SIGTERM and SIGINT store what is in work and end it with StoppedError.
+        graph: as of ``Renderer``.
 
     Raises:
         UserError: another run has the output.
@@ -70,7 +71,9 @@ class Run:
         denoises: bool = True,
         waits: bool = False,
         stops: bool = False,
+        graph: type[Graph] | None = None,
     ) -> None:
+        self._graph = graph
         self._place = place
         self._keep_latents = keep_latents
         self._denoises = denoises
@@ -198,6 +201,7 @@ class Run:
             num_videos=group.source.num_rows,
             keep_latents=self._keep_latents,
             denoises=self._denoises,
+            graph=self._graph,
         )
         self._renderer = renderer
         try:

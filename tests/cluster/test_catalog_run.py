@@ -23,7 +23,7 @@ from glc_ray.store import manifest
 from glc_ray.store.latents import load_latents
 from glc_ray.store.output import Output
 
-STEPS = 300
+STEPS = 120
 ROWS = (
     {"prompt": "a red ball", "seed": 1, "name": "red"},
     {"promt": "a blue box"},

@@ -34,14 +34,22 @@ def dashboard() -> Iterator[str]:
     # Its default is taken by whatever other cluster runs on this machine.
     command += [f"--dashboard-agent-listen-port={free_port()}"]
     head = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         wait_for(port, head)
         yield f"http://{HOST}:{port}"
     finally:
         head.send_signal(signal.SIGTERM)
-        head.wait(60)
+        try:
+            head.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
 
 
 def wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
