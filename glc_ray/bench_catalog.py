@@ -65,12 +65,14 @@ def _run(rows: Path, output: Path) -> float:
     place.prepare()
     jobs = CatalogJobs("toyworld")
     start = time.perf_counter()
-    with Run(place, denoises=False, graph=_idle_graph()) as run:
-        with run.connected("local", load_pipeline("toyworld")):
-            queue = run.fill(str(rows), jobs, strict=True, force=False)
-            groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
-            for _ in run.render(groups, "local"):
-                pass
+    with (
+        Run(place, denoises=False, graph=_idle_graph()) as run,
+        run.connected("local", load_pipeline("toyworld")),
+    ):
+        queue = run.fill(str(rows), jobs, strict=True, force=False)
+        groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
+        for _ in run.render(groups, "local"):
+            pass
     return time.perf_counter() - start
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a video failed, 2 the request cannot be rendered, 3 stoppe
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +26,8 @@ class FrontDoor(click.Command):
     """A command that ends a mistake or a failed video in a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Read when Ray is imported: nothing that asks it late must start a cluster of its own.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         try:
             return super().invoke(ctx)
         except (UserError, RenderError) as error:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from glc_ray.cli import FrontDoor
-from glc_ray.options import assigned, overrides, request_options
-from glc_ray.pipeline_file import load_pipeline
+from glc_ray.options import assigned, catalog_options, overrides, request_options, run_options
+from glc_ray.pipeline_file import OPTION_KEYS, load_pipeline
 from glc_ray.prompts import from_command_line
 from glc_ray.protocols import UserError
 
@@ -33,11 +33,9 @@ _NO_PROMPT = (
     help="Seconds of a guided forward of one native window, in place of --measure.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, without the picture.")
-# Any command line of render's can be planned by changing the command's name.
-@click.option("--output", expose_value=False, metavar="URI", help="As for render; not used.")
-@click.option("--address", expose_value=False, metavar="RAY", help="As for render; not used.")
-@click.option("--from-latents", expose_value=False, metavar="FILE", help="As for render; not used.")
-@click.option("--keep-latents", is_flag=True, expose_value=False, help="As for render; not used.")
+# A command line of render's can be planned by changing the command's name.
+@run_options
+@catalog_options
 def main(
     prompts: tuple[str, ...],
     pipeline: str,
@@ -46,6 +44,7 @@ def main(
     measure: bool,
     seconds_per_forward: float | None,
     as_json: bool,
+    catalog: str | None,
     **given: Any,
 ) -> None:
     """Say what a request would take: windows, forwards, operations, memory, transfers, time.
@@ -58,7 +57,14 @@ def main(
       python -m glc_ray.plan --pipeline cogvideox-2b --num-frames 1201 --workers 16 \\
           --seconds-per-forward 4.5
     """
+    if catalog is not None:
+        raise UserError(
+            f"--catalog {catalog}: plan tells what one video takes; give the prompt, length and "
+            "settings of one of its rows"
+        )
     _check(measure, seconds_per_forward)
+    # Where a video goes, and who renders it, makes no difference here.
+    given = {name: value for name, value in given.items() if name in OPTION_KEYS}
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     spec = load_pipeline(pipeline, [*overrides(given), *assigned(assignments).items()])

@@ -26,6 +26,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._threads: list[threading.Thread] = []
 
     def note(self, number: int, frame: Any = None) -> None:
         """A signal handler."""
@@ -52,7 +53,9 @@ class Stop:
             except BaseException as error:
                 found.put((False, error))
 
-        threading.Thread(target=fetch, name="fetch", daemon=True).start()
+        thread = threading.Thread(target=fetch, name="fetch", daemon=True)
+        self._threads.append(thread)
+        thread.start()
         while True:
             self.check()
             try:
@@ -65,6 +68,11 @@ class Stop:
                 return
             else:
                 raise item
+
+    def settle(self, timeout_s: float) -> None:
+        """Let those that still wait for items come to their end."""
+        for thread in self._threads:
+            thread.join(timeout_s)
 
 
 @contextmanager

@@ -120,8 +120,8 @@ def fill(
             case BadRow() as row if on_invalid is not None:
                 on_invalid(row)
             case _Filled() as filled:
-                return _summary(filled, location, refused)
-    raise AssertionError("the graph ends with its summary")
+                summary = _summary(filled, location, refused)
+    return summary
 
 
 @dataclass(frozen=True)

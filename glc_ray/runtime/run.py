@@ -33,6 +33,7 @@ from glc_ray.store.run_status import RunStatus, VideoStatus, WorkerStatus
 _LOG = logging.getLogger(__name__)
 _WATCH_S = 1.0
 _STATUS_S = 2.0
+_SETTLE_S = 1.0
 _SHOWN = 64
 """Videos whose end displays are told of."""
 _CHECKPOINT_S = 2.0
@@ -142,7 +143,11 @@ class Run:
         """Be connected to a cluster with room for the actors of a pipeline; as ``connected``."""
         signals = stop_by_signals() if self._stops else nullcontext(Stop())
         with connected(address, pipeline, denoises=self._denoises), signals as self._stop:
-            yield
+            try:
+                yield
+            finally:
+                # Before Ray goes, whom they ask.
+                self._stop.settle(_SETTLE_S)
 
     def fill(self, catalog: str, jobs: CatalogJobs, *, strict: bool, force: bool) -> QueueSummary:
         """Queue the videos of a catalog that are not done; invalid rows go into the manifest.
