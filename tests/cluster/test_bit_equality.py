@@ -52,7 +52,8 @@ def test_one_and_three_workers_equal_the_in_process_loop(
     assert_same_bits(job, tmp_path)
 
 
-@pytest.mark.parametrize("cache", [pytest.param("cpu", marks=pytest.mark.slow), "recompute"])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["cpu", "recompute"])
 def test_wherever_anchors_are_kept(
     ray_cluster: None, tiny_pipeline: Path, tmp_path: Path, cache: str
 ) -> None:

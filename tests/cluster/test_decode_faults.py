@@ -268,6 +268,7 @@ def refused(s3: BucketServer) -> Iterator[set[str]]:
         yield ends
 
 
+@pytest.mark.slow
 def test_a_bucket_that_may_not_be_written_any_more(
     ray_cluster: None, job_of: MakeJob, s3: BucketServer, refused: set[str]
 ) -> None:

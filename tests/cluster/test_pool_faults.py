@@ -110,6 +110,7 @@ def test_a_batch_that_has_no_room_on_the_device_is_halved(
     assert narrow.halved_batches > 0
 
 
+@pytest.mark.slow
 def test_two_videos_share_a_pool_and_get_the_bits_of_each_alone(
     ray_cluster: None, tiny_pipeline: Path, tmp_path: Path
 ) -> None:

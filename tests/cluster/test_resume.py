@@ -79,6 +79,7 @@ def test_a_dead_coordinators_video_goes_on_at_its_last_step(
     assert checkpoints.load_latest(Output(farm.output), video_id(job), job.latents_hash) is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_made_when_it_is_asked_for(
     ray_cluster: None, job: VideoJob, tmp_path: Path
 ) -> None:
