@@ -138,7 +138,7 @@ class Pool:
 
     def _grant(self) -> None:
         for assignment in self._dispatch.grants():
-            if len(self._dispatch.assignments(assignment.worker)) == 1:
+            if assignment.worker not in self._since:
                 self._begins(assignment.worker)
             video = str(assignment.video)
             self._granted[video].append(assignment)
