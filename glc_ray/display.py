@@ -11,10 +11,10 @@ from typing import Protocol, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
-from glc_ray.store.run_status import VideoStatus
+from glc_ray.runtime.messages import BoardSnapshot
+from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 
-Standing: TypeAlias = VideoProgress | VideoStatus
+Standing: TypeAlias = VideoProgress | VideoProgress
 """Where a video stands: as the board tells, or as the run wrote it down."""
 
 STATES = (

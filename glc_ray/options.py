@@ -129,6 +129,11 @@ def overrides(given: Mapping[str, Any]) -> list[Override]:
     ]
 
 
+def asked_for(options: Mapping[str, Any] | None, **given: Any) -> list[Override]:
+    """What a request sets: options with names of their own, then specification keys."""
+    return [*overrides(given), *(Override(*item) for item in (options or {}).items())]
+
+
 def assigned(assignments: Iterable[str]) -> dict[str, Any]:
     """The values of a repeatable ``--set`` by specification key.
 

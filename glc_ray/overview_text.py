@@ -13,7 +13,7 @@ from rich.text import Text
 from glc_ray.display import Eta, clock, describe, in_words
 from glc_ray.overview import Overview, Reason, plain, rows
 from glc_ray.store.output import Output
-from glc_ray.store.run_status import RunStatus, VideoStatus
+from glc_ray.store.run_status import RunStatus, VideoProgress
 
 _QUIET_S = 15.0
 """A run gives a sign every two seconds."""
@@ -162,11 +162,11 @@ def video_facts(place: Output, found: Overview) -> Iterator[dict[str, Any]]:
         yield {"name": name, "state": state, "error": error}
 
 
-def _in_work(found: Overview) -> tuple[VideoStatus, ...]:
+def _in_work(found: Overview) -> tuple[VideoProgress, ...]:
     return found.run.in_work if found.run is not None and found.run_state == "running" else ()
 
 
-def _ended(place: Output, in_work: tuple[VideoStatus, ...]) -> Iterator[tuple[str, str, str]]:
+def _ended(place: Output, in_work: tuple[VideoProgress, ...]) -> Iterator[tuple[str, str, str]]:
     known = {plain(video.name) for video in in_work}
     return (row for row in rows(place) if row[0] not in known)
 

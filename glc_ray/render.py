@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from glc_ray.cli import FrontDoor, RenderError
-from glc_ray.options import assigned, catalog_options, overrides, request_options, run_options
+from glc_ray.options import asked_for, assigned, catalog_options, request_options, run_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
 from glc_ray.protocols import UserError
@@ -82,15 +82,15 @@ def render(
         RenderError: the video failed.
         StoppedError: a signal asked for the end.
     """
-    given = {
-        "num_frames": num_frames,
-        "fps": fps,
-        "steps": steps,
-        "workers": workers,
-        "guidance_scale": guidance_scale,
-        "method": method,
-    }
-    asked: list[Any] = [*overrides(given), *(options or {}).items()]
+    asked = asked_for(
+        options,
+        num_frames=num_frames,
+        fps=fps,
+        steps=steps,
+        workers=workers,
+        guidance_scale=guidance_scale,
+        method=method,
+    )
     way = _Way(output, address, keep_latents, force, wait, stops, quiet)
     if from_latents is not None:
         own = {"prompt": prompt, "pipeline": pipeline, "seed": seed}

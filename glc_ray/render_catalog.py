@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glc_ray.cli import RenderError
-from glc_ray.options import overrides
+from glc_ray.options import asked_for
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ def render_catalog(
     from glc_ray.runtime.run import Group, Run
     from glc_ray.store.output import Output
 
-    given = {
-        "num_frames": num_frames,
-        "fps": fps,
-        "steps": steps,
-        "workers": workers,
-        "guidance_scale": guidance_scale,
-        "method": method,
-    }
-    asked: list[Any] = [*overrides(given), *(options or {}).items()]
+    asked = asked_for(
+        options,
+        num_frames=num_frames,
+        fps=fps,
+        steps=steps,
+        workers=workers,
+        guidance_scale=guidance_scale,
+        method=method,
+    )
     name = pipeline or "toyworld"
     jobs = CatalogJobs(
         name,

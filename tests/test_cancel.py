@@ -17,7 +17,7 @@ from glc_ray.cancel import main
 from glc_ray.store import control, run_status
 from glc_ray.store.control import Cancelled
 from glc_ray.store.output import Output
-from glc_ray.store.run_status import VideoStatus
+from glc_ray.store.run_status import VideoProgress
 from tests.test_status import DECODING, DENOISING, record, run_of, store
 
 
@@ -137,7 +137,7 @@ def test_never_a_run(tmp_path: Path) -> None:
 
 
 def test_names_that_begin_with_a_hyphen(place: Output) -> None:
-    run_status.write(place, run_of(in_work=(VideoStatus("-x", "loading"),)))
+    run_status.write(place, run_of(in_work=(VideoProgress("-x", "loading"),)))
     result = CliRunner().invoke(main, ["--", place.location, "-x"])
     assert result.stdout == "-x: loading the model; asked, it stops at its next step\n"
 

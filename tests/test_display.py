@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from glc_ray import display
-from glc_ray.runtime.messages import BoardSnapshot, VideoProgress
-from glc_ray.store.run_status import VideoStatus
+from glc_ray.runtime.messages import BoardSnapshot
+from glc_ray.store.run_status import VideoProgress
 
 DONE = BoardSnapshot(in_work=(), ended=(VideoProgress("ball", "done"),), counts={"done": 1})
 DENOISING = VideoProgress(
@@ -42,7 +42,7 @@ DENOISING = VideoProgress(
 )
 def test_words(progress: VideoProgress, eta_s: float | None, text: str) -> None:
     assert display.describe(progress, eta_s) == text
-    assert display.describe(VideoStatus(**asdict(progress)), eta_s) == text, "in a file, too"
+    assert display.describe(VideoProgress(**asdict(progress)), eta_s) == text, "in a file, too"
 
 
 @pytest.mark.parametrize(

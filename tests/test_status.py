@@ -32,12 +32,12 @@ from glc_ray.store.lease import run_lease
 from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord, invalid_record
-from glc_ray.store.run_status import RunStatus, VideoStatus, WorkerStatus
+from glc_ray.store.run_status import Occupancy, RunStatus, VideoProgress
 
-DENOISING = VideoStatus(
+DENOISING = VideoProgress(
     "blue-box", "denoising", steps_done=2, num_steps=25, windows_done=4, num_windows=18
 )
-DECODING = VideoStatus("red-ball", "decoding", frames_done=9, num_frames=145)
+DECODING = VideoProgress("red-ball", "decoding", frames_done=9, num_frames=145)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_run_in_work(place: Output) -> None:
         num_skipped=1,
         ended={"done": 5, "failed": 1},
         in_work=(DENOISING, DECODING),
-        workers=WorkerStatus(4, 3, 2, 7, busy_s=3000.0, restarts=2),
+        workers=Occupancy(4, 3, 2, 7, busy_s=3000.0, restarts=2),
     )
     run_status.write(place, run)
     result = call(place)
@@ -224,7 +224,7 @@ def test_rate_of_a_run_that_goes_on_is_that_of_its_latest_hundred(place: Output)
 
 
 def test_busy_share_is_of_all_workers_time() -> None:
-    run = run_of(started_at=0.0, updated_at=100.0, workers=WorkerStatus(workers=4, busy_s=300.0))
+    run = run_of(started_at=0.0, updated_at=100.0, workers=Occupancy(workers=4, busy_s=300.0))
     assert busy_share(run) == 0.75
     assert busy_share(run_of()) is None
 

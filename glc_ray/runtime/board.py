@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from glc_ray.runtime.messages import FINAL_STATES, VideoProgress
+from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 
 
 class Board:

@@ -16,7 +16,7 @@ from glc_ray.forwards import ForwardPlanner
 from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.farm import Farm
-from glc_ray.runtime.messages import Timings, VideoProgress
+from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.pool_denoiser import PoolDenoiser
 from glc_ray.runtime.rows import video_id
 from glc_ray.sampler import Boundary, StepReport, sample_job
@@ -24,6 +24,7 @@ from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.latents import save_latents
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
+from glc_ray.store.run_status import VideoProgress
 
 _CONTROL = "control"
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glc_ray.protocols import Forward
+from glc_ray.store.run_status import VideoProgress
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -50,24 +51,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Occupancy:
-    """What the pool's workers do now, and did."""
-
-    workers: int
-    """That were started."""
-    ready: int
-    """That have loaded their model and live."""
-    busy: int
-    """That compute."""
-    waiting: int
-    """Tasks that no worker has."""
-    busy_s: float
-    """Seconds of forwards since the pool began, summed over workers."""
-    restarts: int
-    """Workers that were lost or replaced since the pool began."""
-
-
-@dataclass(frozen=True)
 class Timings:
     """Seconds of one video's denoising, by what they were spent on."""
 
@@ -94,25 +77,6 @@ class Timings:
         """Of the work before an interruption and after it."""
         mine, its = asdict(self), asdict(other)
         return Timings(**{name: mine[name] + its[name] for name in mine})
-
-
-FINAL_STATES = ("done", "failed", "cancelled")
-
-
-@dataclass(frozen=True)
-class VideoProgress:
-    """Where a video stands, for displays."""
-
-    name: str
-    state: str
-    """queued, loading, denoising, decoding, done, failed or cancelled."""
-    steps_done: int = 0
-    num_steps: int = 0
-    windows_done: int = 0
-    num_windows: int = 0
-    """Windows of the current step."""
-    frames_done: int = 0
-    num_frames: int = 0
 
 
 @dataclass(frozen=True)

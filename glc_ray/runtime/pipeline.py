@@ -21,10 +21,10 @@ from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import Farm, beside_me, start_farm
 from glc_ray.runtime.file_plans import FilePlans
-from glc_ray.runtime.messages import Occupancy, VideoProgress
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
 from glc_ray.store.record import VideoRecord
+from glc_ray.store.run_status import Occupancy, VideoProgress
 
 _ANSWER_S = 10.0
 _MAX_LOSSES = 3

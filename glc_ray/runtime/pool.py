@@ -19,7 +19,8 @@ from ray.exceptions import RayError
 from glc_ray.config import DenoiserResources
 from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
 from glc_ray.runtime.errors import reason
-from glc_ray.runtime.messages import Failure, Occupancy
+from glc_ray.runtime.messages import Failure
+from glc_ray.store.run_status import Occupancy
 
 _MAX_FAILURES = 3
 """Of one task, before its video fails."""

@@ -11,13 +11,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from glc_ray.catalog import CatalogJob, CatalogJobs
 from glc_ray.config import PipelineSpec
 from glc_ray.runtime.cluster import connected
-from glc_ray.runtime.messages import FINAL_STATES, BoardSnapshot, VideoProgress
+from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.runtime.pipeline import Graph, Listed, Renderer, RowSource
 from glc_ray.runtime.queue import QueueSummary, fill
 from glc_ray.runtime.rows import row_of
@@ -28,7 +28,7 @@ from glc_ray.store.lease import run_lease
 from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord, invalid_record
-from glc_ray.store.run_status import RunStatus, VideoStatus, WorkerStatus
+from glc_ray.store.run_status import FINAL_STATES, RunStatus, VideoProgress
 
 _LOG = logging.getLogger(__name__)
 _WATCH_S = 1.0
@@ -249,11 +249,10 @@ class Run:
             renderer.cancel(sorted(cancelled.names), everything=cancelled.everything)
 
     def _write_status(self, renderer: Renderer | None) -> None:
-        in_work: tuple[VideoStatus, ...] = ()
+        in_work: tuple[VideoProgress, ...] = ()
         workers = self._status.workers
         if renderer is not None:
-            in_work = tuple(VideoStatus(**asdict(one)) for one in renderer.in_work())
-            workers = WorkerStatus(**asdict(renderer.occupancy()))
+            in_work, workers = renderer.in_work(), renderer.occupancy()
             workers = replace(workers, busy_s=workers.busy_s + self._busy_before_s)
         self._status = status = replace(
             self._status,

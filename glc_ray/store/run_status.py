@@ -9,14 +9,16 @@ from typing import Any
 from glc_ray.store.output import Output
 from glc_ray.store.paths import RUN_STATUS
 
+FINAL_STATES = ("done", "failed", "cancelled")
+
 
 @dataclass(frozen=True)
-class VideoStatus:
-    """A video in work."""
+class VideoProgress:
+    """Where a video stands."""
 
     name: str
     state: str
-    """queued, loading, denoising or decoding."""
+    """queued, loading, denoising, decoding, done, failed or cancelled."""
     steps_done: int = 0
     num_steps: int = 0
     windows_done: int = 0
@@ -27,8 +29,8 @@ class VideoStatus:
 
 
 @dataclass(frozen=True)
-class WorkerStatus:
-    """The denoisers of a run."""
+class Occupancy:
+    """What the denoisers of a run do now, and did."""
 
     workers: int = 0
     """That were asked for."""
@@ -40,6 +42,7 @@ class WorkerStatus:
     busy_s: float = 0.0
     """Seconds of forwards, summed over workers."""
     restarts: int = 0
+    """Of workers that were lost or replaced."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class RunStatus:
     """That were done before."""
     ended: dict[str, int] = field(default_factory=dict)
     """How many of them have ended since it started, by status."""
-    in_work: tuple[VideoStatus, ...] = ()
-    workers: WorkerStatus = WorkerStatus()
+    in_work: tuple[VideoProgress, ...] = ()
+    workers: Occupancy = Occupancy()
 
     @property
     def num_queued(self) -> int:
@@ -86,9 +89,9 @@ def read(output: Output) -> RunStatus | None:
             **{
                 **_known(RunStatus, values),
                 "in_work": tuple(
-                    VideoStatus(**_known(VideoStatus, one)) for one in values["in_work"]
+                    VideoProgress(**_known(VideoProgress, one)) for one in values["in_work"]
                 ),
-                "workers": WorkerStatus(**_known(WorkerStatus, values["workers"])),
+                "workers": Occupancy(**_known(Occupancy, values["workers"])),
             }
         )
     except (ValueError, TypeError, KeyError):
