@@ -6,16 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
-
-Standing: TypeAlias = VideoProgress | VideoProgress
-"""Where a video stands: as the board tells, or as the run wrote it down."""
 
 STATES = (
     "queued",
@@ -166,7 +163,7 @@ class Eta:
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, float]] = {}
 
-    def of(self, video: Standing) -> float | None:
+    def of(self, video: VideoProgress) -> float | None:
         """None where it is not denoised, or before a step was seen."""
         if video.state != "denoising":
             self._first.pop(video.name, None)
@@ -178,7 +175,7 @@ class Eta:
         return (now - start) / (done - done_at_start) * (video.num_steps - done)
 
 
-def describe(video: Standing, eta_s: float | None) -> str:
+def describe(video: VideoProgress, eta_s: float | None) -> str:
     """``denoising: step 3 of 25, window 4 of 18, 1:05 left``."""
     if video.state == "denoising":
         step = min(video.steps_done + 1, video.num_steps)
@@ -211,7 +208,7 @@ def clock(seconds: float) -> str:
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
-def fraction(video: Standing) -> float:
+def fraction(video: VideoProgress) -> float:
     """How much of a video is done, 0 to 1; denoising is taken for nine tenths of it."""
     if video.state in FINAL_STATES:
         return 1.0
@@ -220,7 +217,7 @@ def fraction(video: Standing) -> float:
     return 0.9 * _steps(video) / max(video.num_steps, 1)
 
 
-def _steps(video: Standing) -> float:
+def _steps(video: VideoProgress) -> float:
     """Steps done, the current one by its windows."""
     return video.steps_done + video.windows_done / max(video.num_windows, 1)
 
