@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +29,8 @@ from glc_ray.store.record import VideoRecord
 from glc_ray.store.run_status import Occupancy, VideoProgress
 
 _ANSWER_S = 10.0
+_ASK_S = 1.0
+"""Between two questions whether the run is to end."""
 _MAX_LOSSES = 3
 """Of the graph, one after another without a video in between."""
 
@@ -254,9 +258,12 @@ class Feed:
         return item.flat_map(self, num_cpus=0)
 
     def __call__(self, item: Any) -> Iterator[Row]:
+        asked = -math.inf
         for row in self.source.rows():
             if row["id"] in self.recorded:
                 continue
-            if ray.get(self.board.is_ending.remote()):
-                return
+            if time.monotonic() - asked > _ASK_S:
+                asked = time.monotonic()
+                if ray.get(self.board.is_ending.remote()):
+                    return
             yield row

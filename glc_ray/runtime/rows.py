@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
@@ -119,6 +120,7 @@ def failed_record(row: Row, error: str) -> VideoRecord:
     return replace(record_of(row), error=error, finished_at=time.time())
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what computes a video."""
     return {"glc-ray": __version__} | {name: version(name) for name in _VERSIONED}
