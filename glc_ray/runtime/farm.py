@@ -31,16 +31,13 @@ def start_farm(output: str, workers: Sequence[Any], resources: DenoiserResources
     return Farm(
         output=output,
         workers=tuple(workers),
-        # Started anew they know nothing, and are told again by the coordinators.
-        pool=beside_me(Pool, max_restarts=-1).remote(workers, resources),
-        board=beside_me(Board, max_restarts=-1).remote(),
+        pool=beside_me(Pool).remote(workers, resources),
+        board=beside_me(Board).remote(),
     )
 
 
-def beside_me(actor: type, *, max_restarts: int = 0) -> Any:
+def beside_me(actor: type) -> Any:
     """An actor class that takes no room and runs on the node of this process: where that is lost,
     the run ends anyway."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(actor).options(
-        num_cpus=0, scheduling_strategy=here, max_restarts=max_restarts
-    )
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here)

@@ -57,8 +57,7 @@ class PoolDenoiser:
         self._on_windows = on_windows or (lambda done, total: None)
         self._video = planner.job.specification_hash
         self._step = 0
-        # For as long as the pool itself is being started anew.
-        ray.get(pool.open.options(max_task_retries=-1).remote(self._video, priority))
+        ray.get(pool.open.remote(self._video, priority))
         self._news = pool.take.remote(self._video)
         self._conditioning = self._encode()
 

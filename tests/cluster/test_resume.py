@@ -79,23 +79,6 @@ def test_a_dead_coordinators_video_goes_on_at_its_last_step(
     assert checkpoints.load_latest(Output(farm.output), video_id(job), job.latents_hash) is None
 
 
-def test_a_pool_that_dies_is_started_anew_and_the_video_goes_on(
-    ray_cluster: None, job: VideoJob, tmp_path: Path
-) -> None:
-    with farm_of(job, tmp_path, 2, _Slow) as farm:
-        coordinator = start_coordinator(farm)
-        answer = coordinator.denoise.remote(job, "video")
-        wait_for_step(farm, job, 2)
-        ray.kill(farm.pool, no_restart=False)
-        with pytest.raises(RayTaskError) as failure:
-            ray.get(answer)
-        assert isinstance(failure.value.cause, RayActorError)
-        timings = ray.get(coordinator.denoise.remote(job, "video"))
-        latents = latents_of(farm, job)
-    assert timings.resumed_at_step >= 2
-    assert np.array_equal(latents, in_process(job))
-
-
 @pytest.mark.slow
 def test_a_checkpoint_is_made_when_it_is_asked_for(
     ray_cluster: None, job: VideoJob, tmp_path: Path
