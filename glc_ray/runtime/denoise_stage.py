@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 
@@ -73,20 +72,22 @@ class DenoiseStage:
             CancelledError: somebody asked for the video's end.
             RayError: it failed.
         """
-        for losses in itertools.count(1):
+        losses = 0
+        while True:
             try:
                 answer = self._coordinator.denoise.remote(job, row["name"], row["priority"])
                 return ray.get(answer)
             except RayTaskError as error:
                 if isinstance(error.cause, CancelledError):
                     raise error.cause from None
+                losses += 1
                 if not isinstance(error.cause, RayActorError) or losses == _MAX_LOSSES:
                     raise
             except RayActorError:
+                losses += 1
                 if losses == _MAX_LOSSES:
                     raise
                 await_coordinator(self._coordinator)
-        raise AssertionError("not reached")
 
     def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:
         ledger, plan = ledger_of(self._output, job), self._plans.of(job.pipeline).decode

@@ -259,6 +259,10 @@ class Dispatch:
         reasons = self._videos[guilty.video].reasons.setdefault(guilty.task, [])
         reasons.append(reason)
         if len(reasons) >= self._max_failures:
+            # Nothing of its step is given out any more: nobody would fetch the answer.
+            state = self._videos[guilty.video]
+            self._num_waiting -= state.num_waiting
+            state.waiting = {}
             raise TaskFailedError(guilty.video, guilty.task, reasons)
         return True
 

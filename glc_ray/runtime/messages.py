@@ -67,7 +67,6 @@ class Timings:
     """Forwards of anchors beyond their own windows' (ABAM)."""
     halved_batches: int = 0
     """Batches that were divided for want of device memory: it may change the last bits."""
-
     resumed_at_step: int = 0
     """Where it went on after the last interruption; 0: it was not interrupted."""
     checkpoint_s: float = 0.0

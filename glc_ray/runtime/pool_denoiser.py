@@ -59,7 +59,11 @@ class PoolDenoiser:
         self._step = 0
         ray.get(pool.open.remote(self._video, priority))
         self._news = pool.take.remote(self._video)
-        self._conditioning = self._encode()
+        try:
+            self._conditioning = self._encode()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Leave the pool; workers that still compute for this video are free when they are done."""

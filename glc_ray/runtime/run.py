@@ -101,6 +101,7 @@ class Run:
             )
             # What was asked of an earlier run is not asked of this one.
             control.clear(self._place)
+            stack.push(self._tell_end)
             self._manifest = stack.enter_context(ManifestWriter(self._place))
             watch = threading.Thread(target=self._watch, name="run", daemon=True)
             watch.start()
@@ -109,18 +110,17 @@ class Run:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
-        if kind is None:
-            state = "done"
-        else:
+    def __exit__(self, *details: Any) -> None:
+        self._stack.__exit__(*details)
+
+    def _tell_end(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """When nobody else tells any more, and while the output is this run's still."""
+        state = "done"
+        if kind is not None:
             state = "stopped" if issubclass(kind, StoppedError) else "failed"
-        self._ending.set()
         self._status = replace(self._status, state=state)
-        try:
-            self._stack.__exit__(kind, *details)
-        finally:
-            with suppress(Exception):
-                self._write_status(None)
+        with suppress(Exception):
+            self._write_status(None)
 
     @property
     def ended(self) -> Counter[str]:
@@ -157,7 +157,7 @@ class Run:
         """
 
         def add_invalid(row: BadRow) -> None:
-            self.add(invalid_record(catalog, row.line, row.error))
+            self.add(invalid_record(catalog, row.line, row.error, name=row.name, prompt=row.prompt))
 
         done = None if force else manifest.ids(self._place)
         queue = fill(
@@ -214,9 +214,9 @@ class Run:
                 self._lease.check()
                 self.add(record)
                 yield record
-        except StoppedError as stop:
+        except StoppedError:
             self._checkpoint(renderer)
-            raise stop
+            raise
         finally:
             self._renderer = None
             self._busy_before_s = self._status.workers.busy_s

@@ -55,7 +55,7 @@ class RunStatus:
     """Seconds since 1970, as all times here."""
     updated_at: float
     state: str = "running"
-    """running, done or stopped; one that says running and has not been updated has died."""
+    """running, done, stopped or failed; one that says running and has not been updated has died."""
     num_videos: int = 0
     """That it was asked for and that were not done before."""
     num_skipped: int = 0

@@ -150,7 +150,19 @@ def test_a_lost_worker_is_held_against_the_task_that_it_was_computing() -> None:
         dispatch.fail(second, "died", is_lost=True)
     assert failure.value.task == first.task
     assert not dispatch.fail(first, "died", is_lost=True)
-    assert dispatch.num_waiting == 5
+
+
+def test_nothing_of_a_step_that_failed_is_given_out_and_others_go_on() -> None:
+    dispatch = dispatch_of([None] * 5, "ab", max_failures=1)
+    dispatch.open("other")
+    dispatch.submit("other", [None])
+    with pytest.raises(TaskFailedError):
+        dispatch.fail(assigned(dispatch, "a"), "no kernel")
+    dispatch.join("a")
+    assert [granted.video for granted in dispatch.grants()] == ["other"]
+    assert dispatch.num_waiting == 0
+    dispatch.submit(VIDEO, [None])
+    assert dispatch.num_waiting == 1, "its next step is another matter"
 
 
 def test_a_higher_priority_goes_first_and_takes_workers_from_their_groups() -> None:

@@ -90,3 +90,22 @@ def test_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
         assert (await pool.occupancy()).busy_s == 1
 
     asyncio.run(scenario())
+
+
+def test_a_video_that_failed_takes_no_worker_from_others() -> None:
+    """Though nobody has closed it yet."""
+
+    async def scenario() -> None:
+        pool = pool_of(1)
+        await pool.open("bad", 0)
+        await pool.submit("bad", [None], True)
+        found = await asyncio.wait_for(pool.take("bad"), 30)
+        while not isinstance(found, Failure):
+            await pool.fail(found[0], "no tokenizer", True)
+            found = await asyncio.wait_for(pool.take("bad"), 30)
+        assert (found.task, found.reason) == (0, "failed 3 times: no tokenizer")
+        await pool.open("good", 0)
+        await pool.submit("good", [None], True)
+        assert [granted.video for granted in await taken(pool, "good")] == ["good"]
+
+    asyncio.run(scenario())

@@ -164,8 +164,10 @@ def test_a_process_that_ended_is_dead_at_once(output: Output) -> None:
 def test_foreign_files_hold_nothing(tmp_path: Path, content: bytes) -> None:
     output = Output(str(tmp_path))
     output.put_bytes(content, f"{FOLDER}/0.json")
-    with run_lease(output, times=TIMES):
-        pass
+    with run_lease(output, times=TIMES) as lease:
+        found = holder(output, times=TIMES)
+        assert found is not None
+        assert found.token == lease.own.token
 
 
 def test_a_run_that_slept_finds_out(output: Output, age: Aging) -> None:
