@@ -13,18 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
-
-STATES = (
-    "queued",
-    "loading",
-    "denoising",
-    "decoding",
-    "done",
-    "failed",
-    "cancelled",
-    "invalid",
-)
-"""Of a video, in the order in which it comes to them; invalid: a row of a catalog that is none."""
+from glc_ray.telemetry import VIDEO_STATES
 
 _POLL_S = 0.5
 _LOG_EVERY_S = 10.0
@@ -194,7 +183,7 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
 
 def in_words(counts: Mapping[str, int]) -> str:
     """``2 denoising, 40 done, 1 failed``, in the order in which a video comes to these states."""
-    known = [state for state in STATES if counts.get(state)]
+    known = [state for state in VIDEO_STATES if counts.get(state)]
     return ", ".join(f"{counts[state]} {state}" for state in known)
 
 

@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from glc_ray.display import STATES, fraction
+from glc_ray.display import fraction
 from glc_ray.protocols import UserError
 from glc_ray.store import lease, manifest, run_status
 from glc_ray.store.manifest_parts import parts
 from glc_ray.store.output import Output
 from glc_ray.store.run_status import RunStatus
+from glc_ray.telemetry import VIDEO_STATES
 
 _DIED_S = 60.0
 """Without a sign, on another machine; a run outlives a short outage of storage."""
@@ -115,7 +116,7 @@ def overview(output: Output) -> Overview:
         run=run,
         run_state=state,
         silent_s=silent_s,
-        counts={name: counts[name] for name in STATES},
+        counts={name: counts[name] for name in VIDEO_STATES},
         earlier=found.earlier,
         reasons=found.reasons.most_frequent(),
         videos_per_hour=videos_per_hour,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from glc_ray.overview import Overview
     from glc_ray.store.output import Output
 
+_LOOPBACK = "127.0.0.1"
 _POLL_S = 2.0
 _LOG_EVERY_S = 10.0
 _READ_SHARE = 0.1
@@ -33,7 +36,17 @@ _Show: TypeAlias = "Callable[[Overview], None]"
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a look; with --all one more a video."
 )
-def main(location: str, watch: bool, every: bool, as_json: bool) -> None:
+@click.option(
+    "--serve-metrics",
+    "port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve them to Prometheus until Ctrl-C; 0 takes any free port.",
+)
+@click.option("--host", default=_LOOPBACK, metavar="IP", help=f"To serve at. [{_LOOPBACK}]")
+def main(
+    location: str, watch: bool, every: bool, as_json: bool, port: int | None, host: str
+) -> None:
     """Show where the videos of OUTPUT, a folder or a URI, stand.
 
     Works during a run and after it, from any machine that sees OUTPUT; needs no Ray.
@@ -50,12 +63,16 @@ def main(location: str, watch: bool, every: bool, as_json: bool) -> None:
     Examples:
       python -m glc_ray.status output --watch
       python -m glc_ray.status s3://bucket/out --json
+      python -m glc_ray.status output --serve-metrics 9464
     """
     # Late, so that --help answers at once: these import pyarrow.
     from glc_ray.overview_text import video_facts, video_lines
     from glc_ray.store.output import Output
 
     place = Output(location)
+    if port is not None:
+        _serve(place, port, host)
+        return
     found = _watch(place, as_json) if watch else next(_looks(place))
     if not watch:
         _print(found, as_json)
@@ -64,6 +81,16 @@ def main(location: str, watch: bool, every: bool, as_json: bool) -> None:
         for line in as_text if as_json else video_lines(place, found):
             click.echo(line)
     click.get_current_context().exit(found.exit_code)
+
+
+def _serve(place: Output, port: int, host: str) -> None:
+    """Until a person has had enough."""
+    from glc_ray.exporter import serving
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    with serving(place, port, host) as port, suppress(KeyboardInterrupt):
+        click.echo(f"metrics of {place.uri()} at http://{host}:{port}/metrics")
+        threading.Event().wait()
 
 
 def _watch(place: Output, as_json: bool) -> Overview:

@@ -83,15 +83,17 @@ def read_batches(
     part: Part,
     columns: Sequence[str] = tuple(SCHEMA.names),
     batch_rows: int = _BATCH_ROWS,
+    *,
+    is_narrow: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of one file.
+    """The rows of one file; ``is_narrow``: of columns that are a small part of it.
 
     Raises:
         ChangedError: it has gone.
         UserError: it is something else.
     """
     # Few columns are fetched at once; all of them row group by row group would be many requests.
-    is_narrow = len(columns) <= _FEW_COLUMNS
+    is_narrow = is_narrow or len(columns) <= _FEW_COLUMNS
     try:
         with _source(output, part, is_narrow or output.is_local) as source:
             file = pq.ParquetFile(source, pre_buffer=is_narrow)

@@ -26,6 +26,8 @@ class VideoProgress:
     """Windows of the current step."""
     frames_done: int = 0
     num_frames: int = 0
+    slot: int | None = None
+    """In denoising: the smallest number that no other video had when it began."""
 
 
 @dataclass(frozen=True)
