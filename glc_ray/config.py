@@ -11,7 +11,15 @@ import json
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 FORMAT_VERSION = 3
@@ -337,6 +345,32 @@ class EncodeSpec(_Spec):
     """Left, top, width and height in pixels of what is encoded; none is the whole picture."""
 
 
+_OWN_KEYS = {
+    "CPU": "use num_cpus",
+    "GPU": "use num_gpus",
+    "memory": "leave it out",
+    "object_store_memory": "leave it out",
+}
+"""What Ray knows by itself, and what to do instead."""
+
+
+def _is_custom(resources: dict[str, float]) -> dict[str, float]:
+    for name, amount in resources.items():
+        if name in _OWN_KEYS:
+            raise PydanticCustomError(
+                "custom", f"nodes are not started with {name} as something else; {_OWN_KEYS[name]}"
+            )
+        if amount > 1 and not amount.is_integer():
+            raise PydanticCustomError("custom", "it takes shares of one, or whole numbers")
+    return resources
+
+
+CustomResources = Annotated[
+    dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0)]],
+    AfterValidator(_is_custom),
+]
+
+
 class ActorResources(_Spec):
     """How many actors of a kind, and what each takes of a node."""
 
@@ -346,6 +380,8 @@ class ActorResources(_Spec):
     """Logical CPUs each."""
     num_gpus: Share = 0
     """GPUs each; fractions share one."""
+    custom: CustomResources = {}
+    """What else each takes, such as {denoiser: 1}: only nodes that were started with it have it."""
 
 
 class DenoiserResources(ActorResources):
@@ -374,6 +410,8 @@ class CoordinatorResources(_Spec):
     long; none is half of the memory of the cluster's largest node."""
     num_cpus: Share = 0
     """Logical CPUs each."""
+    custom: CustomResources = {}
+    """What else each takes, such as {coordinator: 1}."""
 
 
 class CheckpointSpec(_Spec):

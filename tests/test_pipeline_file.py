@@ -97,12 +97,41 @@ def test_assignment_without_a_value() -> None:
         parse_assignment("glc.vmcr")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        (
+            "resources.denoisers.custom.GPU",
+            1,
+            "resources.denoisers.custom = {'GPU': 1} is not allowed: nodes are not started with "
+            "GPU as something else; use num_gpus (What else each takes, such as {denoiser: 1}: "
+            "only nodes that were started with it have it)",
+        ),
+        (
+            "resources.coordinators.custom.role",
+            0,
+            "resources.coordinators.custom.role = 0 is not allowed: input should be greater than 0",
+        ),
+        (
+            "resources.decoders.custom.role",
+            1.5,
+            "resources.decoders.custom = {'role': 1.5} is not allowed: it takes shares of one, or "
+            "whole numbers (What else each takes, such as {denoiser: 1}: only nodes that were "
+            "started with it have it)",
+        ),
+    ],
+)
+def test_custom_resources(key: str, value: object, expected: str) -> None:
+    assert message("toyworld", (key, value)) == f"pipeline toyworld: {expected}"
+
+
 def job(*overrides: tuple[str, object], seed: int = 0) -> VideoJob:
     return VideoJob(prompt="x", seed=seed, pipeline=load_pipeline("toyworld", overrides))
 
 
 def test_hash_ignores_where_the_work_is_done() -> None:
-    resources = ("resources.denoisers", {"count": 7, "num_cpus": 2, "num_gpus": 0.5})
+    own = {"count": 7, "num_cpus": 2, "num_gpus": 0.5, "custom": {"denoiser": 1}}
+    resources = ("resources.denoisers", own)
     labels = (("name", "other"), ("description", "other"), ("prompt", "other"))
     assert job(resources, *labels).specification_hash == job().specification_hash
 

@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
@@ -23,8 +24,21 @@ memory, and a checkpoint that is being written."""
 _LOOPBACK = "127.0.0.2"
 """Ray rewrites 127.0.0.1 to the machine's own address, which others can reach."""
 
-Need = tuple[str, int, float, float]
-"""Kind of actor, how many, CPUs and GPUs of each."""
+
+@dataclass(frozen=True)
+class _Need:
+    """Actors of a kind, and what each takes of a node."""
+
+    kind: str
+    count: int
+    cpus: float
+    gpus: float = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, **self.custom}
+        *first, last = [f"{amount:g} {name}" for name, amount in amounts.items()]
+        return f"{', '.join(first)} and {last}"
 
 
 @contextmanager
@@ -45,7 +59,8 @@ def connected(
     """
     resources = pipeline.resources
     if not denoises:
-        none = resources.denoisers.model_copy(update={"num_cpus": 0, "num_gpus": 0})
+        nothing = {"num_cpus": 0, "num_gpus": 0, "custom": {}}
+        none = resources.denoisers.model_copy(update=nothing)
         resources = resources.model_copy(update={"denoisers": none})
     if ray.is_initialized():
         _check_room(resources)
@@ -82,11 +97,16 @@ def _connect(address: str | None, resources: ResourcesSpec) -> None:
 
 
 def _start_here(resources: ResourcesSpec) -> None:
-    """A private cluster with a logical CPU for whatever the actors ask for."""
-    num_cpus = sum(count * cpus for _, count, cpus, _ in _needs(resources))
+    """A private cluster with a logical CPU and a role for whatever the actors ask for."""
+    needs = _needs(resources)
+    num_cpus = sum(need.count * need.cpus for need in needs)
+    custom: Counter[str] = Counter()
+    for need in needs:
+        custom.update({name: math.ceil(need.count * own) for name, own in need.custom.items()})
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
+        resources=dict(custom),
         include_dashboard=False,
         _node_ip_address=_LOOPBACK,
         logging_level=logging.ERROR,
@@ -117,13 +137,11 @@ def _running_here() -> str | None:
     return address
 
 
-def _needs(resources: ResourcesSpec) -> list[Need]:
-    denoisers, decoders = resources.denoisers, resources.decoders
-    coordinators = resources.coordinators
+def _needs(resources: ResourcesSpec) -> list[_Need]:
+    own = {kind: getattr(resources, kind) for kind in ("denoisers", "coordinators", "decoders")}
     return [
-        ("denoisers", denoisers.count, denoisers.num_cpus, denoisers.num_gpus),
-        ("coordinators", coordinators.count, coordinators.num_cpus, 0),
-        ("decoders", decoders.count, decoders.num_cpus, decoders.num_gpus),
+        _Need(kind, of.count, of.num_cpus, getattr(of, "num_gpus", 0), of.custom)
+        for kind, of in own.items()
     ]
 
 
@@ -134,25 +152,39 @@ class _Node:
     cpus: float
     gpus: list[float]
     """Share of each GPU: a fraction is taken from a single one."""
+    others: dict[str, float] = field(default_factory=dict)
+    """Of every other resource."""
 
-    def take(self, cpus: float, gpus: float) -> bool:
+    def take(self, need: _Need) -> bool:
         """Place one actor, if it fits."""
+        gpus = need.gpus
         share, devices = (gpus, 1) if gpus < 1 else (1.0, int(gpus))
         chosen = [i for i, free in enumerate(self.gpus) if free >= share][: devices if gpus else 0]
-        if self.cpus < cpus or (gpus and len(chosen) < devices):
+        if self.cpus < need.cpus or (gpus and len(chosen) < devices):
             return False
-        self.cpus -= cpus
+        if any(self.others.get(name, 0) < amount for name, amount in need.custom.items()):
+            return False
+        self.cpus -= need.cpus
         for device in chosen:
             self.gpus[device] -= share
+        for name, amount in need.custom.items():
+            self.others[name] -= amount
         return True
+
+    def words(self, names: Iterable[str]) -> str:
+        """What is free, and of other resources those that are called ``names``."""
+        others = [f"{self.others[name]:g} {name}" for name in names if name in self.others]
+        return ", ".join([f"{self.cpus:g} CPU", f"{len(self.gpus)} GPU", *others])
 
 
 def _check_room(resources: ResourcesSpec) -> None:
     """Whether all actors can be placed: an actor that waits for room is silent, for ever."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [_Node(node.get("CPU", 0.0), [1.0] * int(node.get("GPU", 0))) for node in alive]
-    have = "; ".join(f"{node.cpus:g} CPU, {len(node.gpus)} GPU" for node in nodes)
-    missing = _unplaced(_needs(resources), nodes)
+    nodes = [_Node(node.get("CPU", 0.0), [1.0] * int(node.get("GPU", 0)), node) for node in alive]
+    needs = _needs(resources)
+    custom = dict.fromkeys(name for need in needs for name in need.custom)
+    have = "; ".join(node.words(custom) for node in nodes)
+    missing = _unplaced(needs, nodes)
     if not missing:
         return
     text = (
@@ -187,13 +219,14 @@ def videos_at_once(pipeline: PipelineSpec, facts: ModelFacts, num_videos: int) -
     return max(1, min(coordinators.count, num_videos, room))
 
 
-def _unplaced(needs: list[Need], nodes: list[_Node]) -> str:
-    """What finds no node, placing the largest first; empty where everything fits."""
+def _unplaced(needs: list[_Need], nodes: list[_Node]) -> str:
+    """What finds no node, placing those that only some nodes take and then the largest first; empty
+    where everything fits."""
     missing = []
-    for kind, count, cpus, gpus in sorted(needs, key=lambda need: (-need[3], -need[2])):
-        left = sum(not any(node.take(cpus, gpus) for node in nodes) for _ in range(count))
+    for need in sorted(needs, key=lambda need: (not need.custom, -need.gpus, -need.cpus)):
+        left = sum(not any(node.take(need) for node in nodes) for _ in range(need.count))
         if left:
-            missing.append(f"{left} of {count} {kind} of {cpus:g} CPU and {gpus:g} GPU")
+            missing.append(f"{left} of {need.count} {need.kind} of {need}")
     return ", ".join(missing)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glc_ray.backbones.registry import facts
-from glc_ray.config import VideoJob
+from glc_ray.config import CoordinatorResources, VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.errors import CancelledError
@@ -29,10 +29,15 @@ from glc_ray.store.run_status import VideoProgress
 _CONTROL = "control"
 
 
-def start_coordinator(farm: Farm, *, num_cpus: float = 0, threads: int = 1) -> Any:
+def start_coordinator(
+    farm: Farm, resources: CoordinatorResources | None = None, *, threads: int = 1
+) -> Any:
     """Start a coordinator actor, which is restarted where it dies; it dies with its owner."""
+    resources = resources or CoordinatorResources()
     actor = ray.remote(concurrency_groups={_CONTROL: 1})(Coordinator)
-    return actor.options(num_cpus=num_cpus, max_restarts=-1).remote(farm, threads)
+    return actor.options(
+        num_cpus=resources.num_cpus, resources=resources.custom, max_restarts=-1
+    ).remote(farm, threads)
 
 
 def checkpoint_now(coordinator: Any) -> Any:

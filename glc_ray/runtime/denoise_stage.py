@@ -35,9 +35,7 @@ class DenoiseStage:
 
     def __init__(self, farm: Farm, pipeline: PipelineSpec, plans: FilePlans) -> None:
         self._coordinator = start_coordinator(
-            farm,
-            num_cpus=pipeline.resources.coordinators.num_cpus,
-            threads=pipeline.fuse.threads,
+            farm, pipeline.resources.coordinators, threads=pipeline.fuse.threads
         )
         self._farm = farm
         self._output = Output(farm.output)

@@ -118,7 +118,10 @@ def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
     """Start the pool's workers; each loads the model and is restarted wherever there is room."""
     resources = pipeline.resources.denoisers
     actor = ray.remote(Denoiser).options(
-        num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus,
+        resources=resources.custom,
+        max_restarts=-1,
     )
     return [actor.remote(pipeline) for _ in range(resources.count)]
 

@@ -231,6 +231,7 @@ class Graph:
                 compute=_actors(size),
                 num_cpus=0 if share else decoders.num_cpus,
                 num_gpus=0 if share else decoders.num_gpus,
+                resources={} if share else decoders.custom,
             )
         )
 

@@ -45,7 +45,10 @@ def start_tile_actors(pipeline: PipelineSpec, count: int) -> list[Any]:
     """Start ``count`` actors with the resources of decoders."""
     resources = pipeline.resources.decoders
     actor = ray.remote(TileActor).options(
-        num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_restarts=-1
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus,
+        resources=resources.custom,
+        max_restarts=-1,
     )
     return [actor.remote(pipeline) for _ in range(count)]
 

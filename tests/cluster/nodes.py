@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -50,11 +51,12 @@ class Nodes:
     dashboard: str
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def add(self, num_cpus: int = 2) -> None:
-        """Start one more node."""
+    def add(self, num_cpus: int = 2, **custom: float) -> None:
+        """Start one more node, with custom resources."""
         host = f"127.0.0.{len(self.processes) + 2}"
         command = [str(RAY), "start", "--block", f"--node-ip-address={host}"]
         command += [f"--num-cpus={num_cpus}", f"--address={self.address}"]
+        command += [f"--resources={json.dumps(custom)}"]
         command += [f"--dashboard-agent-listen-port={free_port(host)}"]
         self._start(command)
         # One after the other: nodes of one machine find names for their sockets by looking.

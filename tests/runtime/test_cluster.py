@@ -37,6 +37,58 @@ def test_room(nodes: list[tuple[int, int]], missing: str) -> None:
     assert _unplaced(_needs(RESOURCES), free) == missing
 
 
+ROLES = ResourcesSpec.model_validate(
+    {
+        "denoisers": {"count": 2, "num_gpus": 1, "custom": {"denoiser": 1}},
+        "coordinators": {"count": 2, "num_cpus": 8, "custom": {"coordinator": 1}},
+        "decoders": {"count": 1, "num_gpus": 1, "custom": {"decoder": 0.5}},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("roles", "missing"),
+    [
+        ([(16, 0, "coordinator", 2), (8, 2, "denoiser", 2), (8, 1, "decoder", 1)], ""),
+        # Two places for coordinators, and CPUs for one.
+        (
+            [(8, 0, "coordinator", 2), (8, 2, "denoiser", 2), (8, 1, "decoder", 1)],
+            "1 of 2 coordinators of 8 CPU, 0 GPU and 1 coordinator",
+        ),
+        # A GPU is free, but its node is not for decoders.
+        (
+            [(16, 0, "coordinator", 2), (8, 3, "denoiser", 2)],
+            "1 of 1 decoders of 0 CPU, 1 GPU and 0.5 decoder",
+        ),
+        (
+            [(16, 0, "coordinator", 2), (8, 2, "denoiser", 1), (8, 1, "decoder", 1)],
+            "1 of 2 denoisers of 1 CPU, 1 GPU and 1 denoiser",
+        ),
+    ],
+)
+def test_custom_resources_keep_actors_on_their_nodes(
+    roles: list[tuple[int, int, str, float]], missing: str
+) -> None:
+    free = [_Node(cpus, [1.0] * gpus, {role: amount}) for cpus, gpus, role, amount in roles]
+    assert _unplaced(_needs(ROLES), free) == missing
+
+
+def test_what_takes_any_node_leaves_room_for_what_does_not() -> None:
+    resources = ResourcesSpec.model_validate(
+        {
+            "denoisers": {"num_gpus": 1},
+            "decoders": {"num_gpus": 1, "custom": {"decoder": 1}},
+        }
+    )
+    free = [_Node(4, [1.0], {"decoder": 1}), _Node(4, [1.0])]
+    assert _unplaced(_needs(resources), free) == ""
+
+
+def test_nodes_are_described_by_what_was_asked_of_them() -> None:
+    node = _Node(4, [1.0], {"memory": 1e9, "decoder": 1.0})
+    assert node.words(["denoiser", "decoder"]) == "4 CPU, 1 GPU, 1 decoder"
+
+
 def test_decoders_and_coordinators_take_no_cpu_unless_told() -> None:
     resources = ResourcesSpec.model_validate({"decoders": {"count": 2}})
     assert _unplaced(_needs(resources), [_Node(1, [])]) == ""
