@@ -184,7 +184,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a noise scheduler gives back for one step on the full latents."""
+    """What a noise scheduler gives back for one step on the full latents, or on some frames."""
 
     prev_sample: Tensor
     """z_{t-1}, (B, F, C, H, W)."""
@@ -283,6 +283,15 @@ class NoiseScheduler(Protocol):
     @property
     def timesteps(self) -> tuple[float, ...]: ...
 
+    @property
+    def is_framewise(self) -> bool:
+        """Whether a step treats every latent frame by itself and draws no noise."""
+        ...
+
+    def of_frames(self, frames: slice) -> NoiseScheduler:
+        """A framewise scheduler as it stands, for some frames alone; it goes its own way."""
+        ...
+
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult: ...
 
     def state(self) -> SchedulerState:
@@ -339,13 +348,19 @@ class Method(Protocol):
 
     requires: frozenset[Capability]
     """What a backbone must be capable of."""
+    reach: int
+    """Latent frames to either side that ``update`` of a frame depends on."""
 
     def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor: ...
 
     def plan(self, step_index: int, timestep: float) -> StepPlan: ...
 
-    def update(self, result: StepResult) -> Tensor:
-        """The latents that the next step starts from."""
+    def update(self, result: StepResult, first_frame: int = 0) -> Tensor:
+        """The latents that the next step starts from, (1, F, C, H, W).
+
+        ``result`` may be of some frames of the video, from ``first_frame`` on; then those are right
+        that are more than ``reach`` frames from a border that is not the video's.
+        """
         ...
 
 

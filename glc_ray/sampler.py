@@ -6,6 +6,7 @@ With ``LocalDenoiser`` it runs in this process and is the oracle of every distri
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from glc_ray.backbones import registry as backbones
 from glc_ray.config import VideoJob
+from glc_ray.core.bands import Band, bands, whole
 from glc_ray.core.fusion import Fusion
 from glc_ray.core.noise import SeededNoise
 from glc_ray.forwards import ForwardPlanner
@@ -48,6 +50,8 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport, Tensor], None]
+OnFinal = Callable[[int, Tensor], None]
+"""Called with a latent frame of the video and the final latents from there on."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,12 @@ def sample(
     denoiser: Denoiser,
     start_step: int = 0,
     on_step: OnStep | None = None,
+    on_final: OnFinal | None = None,
 ) -> Tensor:
     """Denoise the latents of one long video (Algorithm 1).
+
+    The last step goes band by band, as predictions are final, where the scheduler allows it: its
+    result, and whatever comes after it, can then begin early.
 
     Args:
         latents_BFCHW: z at the noise level of ``start_step``, float32, (1, K, C, H, W).
@@ -85,6 +93,7 @@ def sample(
         denoiser: gives the guided prediction of every window, in window order.
         start_step: position in ``scheduler.timesteps`` to begin at.
         on_step: called after each step with its report and the new latents.
+        on_final: called in the last step with each band of final latents, from left to right.
 
     Returns:
         The clean latents, float32, (1, K, C, H, W).
@@ -92,38 +101,53 @@ def sample(
     Raises:
         FloatingPointError: a step's fused prediction is not finite.
     """
-    for step_index in range(start_step, len(scheduler.timesteps)):
-        timestep = scheduler.timesteps[step_index]
-        plan = method.plan(step_index, timestep)
+    num_steps, length = len(scheduler.timesteps), latents_BFCHW.shape[1]
+    for step_index in range(start_step, num_steps):
+        plan = method.plan(step_index, scheduler.timesteps[step_index])
+        is_last = step_index + 1 == num_steps
+        by_bands = is_last and scheduler.is_framewise
+        parts = bands(length, method.reach) if by_bands else (whole(length),)
         clock = _Clock()
-        fusion = Fusion(plan, latents_BFCHW.shape, device=latents_BFCHW.device)
-        for window, window_prediction in denoiser.denoise(latents_BFCHW, plan):
-            clock.lap("denoise")
-            fusion.add(window, window_prediction)
+        done: list[Tensor] = []
+        for band, prediction in _fused(denoiser, latents_BFCHW, plan, parts, clock):
+            steps_it = scheduler if band.is_whole else scheduler.of_frames(band.needs)
+            result = steps_it.step(prediction, step_index, latents_BFCHW[:, band.needs])
             clock.lap("fuse")
-        clock.lap("denoise")
-        prediction = fusion.result()
-        if not torch.isfinite(prediction).all():
-            raise FloatingPointError(
-                f"step {step_index} (timestep {timestep}): the model's prediction has NaN or "
-                "infinite values; try --set model.dtype=float32"
-            )
-        result = scheduler.step(prediction, step_index, latents_BFCHW)
-        clock.lap("fuse")
-        latents_BFCHW = method.update(result)
-        clock.lap("update")
+            done.append(method.update(result, band.needs.start)[:, band.own])
+            clock.lap("update")
+            if is_last and on_final is not None:
+                on_final(band.frames.start, done[-1])
+        latents_BFCHW = done[0] if len(done) == 1 else torch.cat(done, dim=1)
         if on_step is not None:
-            report = StepReport(
-                step_index=step_index,
-                num_steps=len(scheduler.timesteps),
-                timestep=timestep,
-                num_windows=len(plan.windows),
-                denoise_s=clock.seconds["denoise"],
-                fuse_s=clock.seconds["fuse"],
-                update_s=clock.seconds["update"],
-            )
-            on_step(report, latents_BFCHW)
+            on_step(clock.report(plan, num_steps), latents_BFCHW)
     return latents_BFCHW
+
+
+def _fused(
+    denoiser: Denoiser, latents_BFCHW: Tensor, plan: StepPlan, parts: Sequence[Band], clock: _Clock
+) -> Iterator[tuple[Band, Tensor]]:
+    """Yield (band, fused prediction of what it needs), each as soon as that is final.
+
+    Raises:
+        FloatingPointError: a prediction is not finite.
+    """
+    fusion = Fusion(plan, latents_BFCHW.shape, device=latents_BFCHW.device)
+    waiting = deque(parts)
+    for window, window_prediction in denoiser.denoise(latents_BFCHW, plan):
+        clock.lap("denoise")
+        fusion.add(window, window_prediction)
+        while waiting and waiting[0].needs.stop <= fusion.num_final:
+            band = waiting.popleft()
+            prediction = fusion.result(band.needs)
+            if not torch.isfinite(prediction).all():
+                raise FloatingPointError(
+                    f"step {plan.step_index} (timestep {plan.timestep}): the model's prediction "
+                    "has NaN or infinite values; try --set model.dtype=float32"
+                )
+            yield band, prediction
+        clock.lap("fuse")
+    clock.lap("denoise")
+    assert not waiting, "predictions of windows are missing"
 
 
 def sample_job(
@@ -133,6 +157,7 @@ def sample_job(
     start: Boundary | None = None,
     on_step: OnStep | None = None,
     on_boundary: OnBoundary | None = None,
+    on_final: OnFinal | None = None,
 ) -> Tensor:
     """Render the latents of a job, (1, K, C, H, W) float32.
 
@@ -143,6 +168,7 @@ def sample_job(
         on_step: called after each step with its report and the new latents.
         on_boundary: called after each step but the last with what the next needs. It holds
             references, not copies: nothing of it is changed later.
+        on_final: as of ``sample``.
     """
     pipeline = job.pipeline
     facts = backbones.facts(pipeline.model)
@@ -170,6 +196,7 @@ def sample_job(
         denoiser=denoiser,
         start_step=0 if start is None else start.step_index,
         on_step=after_step,
+        on_final=on_final,
     )
 
 
@@ -240,3 +267,14 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] += now - self._last
         self._last = now
+
+    def report(self, plan: StepPlan, num_steps: int) -> StepReport:
+        return StepReport(
+            step_index=plan.step_index,
+            num_steps=num_steps,
+            timestep=plan.timestep,
+            num_windows=len(plan.windows),
+            denoise_s=self.seconds["denoise"],
+            fuse_s=self.seconds["fuse"],
+            update_s=self.seconds["update"],
+        )

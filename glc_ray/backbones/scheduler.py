@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -104,6 +105,20 @@ class DiffusersScheduler:
         self._prev_sample = prev_sample if hasattr(self._scheduler, "last_sample") else None
         return StepResult(prev_sample, x0, self._signal_scale(step_index))
 
+    @property
+    def is_framewise(self) -> bool:
+        """Whether a step treats every latent frame by itself and draws no noise."""
+        return scheduler_choice.is_framewise(self._scheduler)
+
+    def of_frames(self, frames: slice) -> DiffusersScheduler:
+        """The same as it stands, for some latent frames alone; it goes its own way."""
+        assert self.is_framewise, "the noise of a step is that of all frames"
+        part = copy.copy(self)
+        part._scheduler = copy.copy(self._scheduler)
+        state = self.state()
+        part.restore(SchedulerState(_cut(state.tensors, frames), state.values))
+        return part
+
     def state(self) -> SchedulerState:
         """All that later steps depend on, but for the latents.
 
@@ -199,6 +214,13 @@ class DiffusersScheduler:
         if previous < 0:
             return float(self._scheduler.final_alpha_cumprod) ** 0.5
         return float(self._scheduler.alphas_cumprod[previous]) ** 0.5
+
+
+def _cut(tensors: Mapping[str, Tensor], frames: slice) -> dict[str, Tensor]:
+    """Those of latents (B, F, C, H, W) in some frames, the others as they are."""
+    return {
+        name: tensor[:, frames] if tensor.dim() == 5 else tensor for name, tensor in tensors.items()
+    }
 
 
 def _as_text(setting: object) -> str:

@@ -63,6 +63,20 @@ def is_flow(scheduler: Any) -> bool:
     return bool(scheduler.config.get("use_flow_sigmas", not hasattr(scheduler, "alphas_cumprod")))
 
 
+def is_framewise(scheduler: Any) -> bool:
+    """Whether a step treats every frame by itself: these do that draw no noise.
+
+    What would look at a whole sample, dynamic thresholding, is refused by ``build``.
+    """
+    config = scheduler.config
+    draws_noise = (
+        type(scheduler).__name__ == "CogVideoXDPMScheduler"
+        or str(config.get("algorithm_type", "")).startswith("sde")
+        or config.get("stochastic_sampling", False)
+    )
+    return not draws_noise
+
+
 def _prediction_type(scheduler: Any) -> str:
     return "flow_prediction" if is_flow(scheduler) else scheduler.config.prediction_type
 

@@ -21,6 +21,8 @@ class Fusion:
     order and in float32, so the result does not depend on which one was ready first. One window of
     weight 1 in one path of share 1 comes back bit for bit. At most two tensors of the full length
     exist at once: the sum of the current path, and the mix of those before it.
+
+    Frames can be taken as soon as no window is missing that counts for them.
     """
 
     def __init__(
@@ -49,8 +51,13 @@ class Fusion:
         self._pending = [
             (path, window) for path in reversed(plan.paths) for window in reversed(path.windows)
         ]
+        self._last_path = [path for path in plan.paths if path.share > 0][-1]
+        self._finished = _finished(self._last_path, shape_BFCHW[1])
         self._sum_BFCHW: Tensor | None = None
         self._fused_BFCHW: Tensor | None = None
+        self._num_fused = 0
+        self.num_final = 0
+        """Leading frames whose prediction no missing window changes."""
 
     def add(self, window: Window, prediction_BFCHW: Tensor) -> None:
         """Take the next window's prediction, the guided model output (B, L, C, H, W).
@@ -66,26 +73,34 @@ class Fusion:
         if self._sum_BFCHW is None:
             self._sum_BFCHW = self._zeros()
         _accumulate(self._sum_BFCHW, window, prediction_BFCHW)
-        if window == path.windows[-1]:
-            self._close(path)
+        if path is self._last_path:
+            self.num_final = self._finished.pop()
+        elif window == path.windows[-1]:
+            self._mix(path, slice(0, self._shape_BFCHW[1]))
+            self._sum_BFCHW = None
 
-    def result(self) -> Tensor:
-        """The fused prediction (B, K, C, H, W); every window must have been added."""
-        assert not self._pending, (
+    def result(self, frames: slice | None = None) -> Tensor:
+        """The fused prediction (B, k, C, H, W) of some frames, or of all; they must be final."""
+        frames = slice(0, self._shape_BFCHW[1]) if frames is None else frames
+        assert frames.stop <= self.num_final, (
             f"the prediction of window {self._pending[-1][1].index} is missing"
         )
+        if frames.stop > self._num_fused:
+            self._mix(self._last_path, slice(self._num_fused, frames.stop))
+            self._num_fused = frames.stop
         assert self._fused_BFCHW is not None
-        return self._fused_BFCHW
+        return self._fused_BFCHW[:, frames]
 
-    def _close(self, path: Path) -> None:
+    def _mix(self, path: Path, frames: slice) -> None:
+        """Average the sum of a path in some frames, and mix it with those of the paths before."""
         assert self._sum_BFCHW is not None
-        totals_F = self._sum_BFCHW.new_tensor(frame_weights(path, self._shape_BFCHW[1]))
-        average_BFCHW = self._sum_BFCHW.div_(totals_F[:, None, None, None])
-        self._sum_BFCHW = None
-        if self._fused_BFCHW is None:
-            self._fused_BFCHW = average_BFCHW.mul_(path.share)
+        totals_F = self._sum_BFCHW.new_tensor(frame_weights(path, self._shape_BFCHW[1])[frames])
+        average_BFCHW = self._sum_BFCHW[:, frames].div_(totals_F[:, None, None, None])
+        if self._fused_BFCHW is None or self._fused_BFCHW is self._sum_BFCHW:
+            average_BFCHW.mul_(path.share)
+            self._fused_BFCHW = self._sum_BFCHW
         else:
-            self._fused_BFCHW.add_(average_BFCHW, alpha=path.share)
+            self._fused_BFCHW[:, frames].add_(average_BFCHW, alpha=path.share)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self._shape_BFCHW, dtype=self._dtype, device=self._device)
@@ -119,6 +134,16 @@ def frame_weights(path: Path, num_latent_frames: int) -> list[float]:
             assert 0 <= frame < num_latent_frames, f"window {window.index} has no frame {frame}"
             totals[frame] += weight
     return totals
+
+
+def _finished(path: Path, num_latent_frames: int) -> list[int]:
+    """Leading frames that no later window counts for, after each of ``path``; the last first."""
+    finished = [num_latent_frames]
+    for window in reversed(path.windows[1:]):
+        counting = zip(window.frames, window.weights, strict=True)
+        first = min((frame for frame, weight in counting if weight > 0), default=finished[-1])
+        finished.append(min(finished[-1], first))
+    return finished
 
 
 def _accumulate(sum_BFCHW: Tensor, window: Window, prediction_BFCHW: Tensor) -> None:

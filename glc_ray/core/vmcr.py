@@ -23,6 +23,9 @@ BIN_FLOOR = 1e-3
 """Amplitude, relative to the root mean square over a motion's spectrum, below which a bin has no
 phase (decided). The gradient of a phase grows as 1/amplitude."""
 
+REACH = 2
+"""Latent frames to either side that the gradient of a frame depends on."""
+
 _CHUNK_ELEMENTS = 2**20
 """Latent values differentiated at once: bounds memory for any length of video (12 latent frames of
 480 × 720 pixels, whole videos of small pictures), and is no slower than larger chunks."""
@@ -119,16 +122,20 @@ def gradient(
     x0_BFCHW: Tensor,
     weights: VMCRWeights = DEFAULT_WEIGHTS,
     *,
+    first_frame: int = 0,
     max_chunk_frames: int | None = None,
 ) -> Tensor:
     """∇ℓ with respect to x̂0, with the model's output frozen (Eq. 15; decided: no model backward).
 
     Each pair of motions touches 3 frames, so chunks that share 2 frames hold every pair once, and
-    the sum of their gradients is the gradient of the whole.
+    the sum of their gradients is the gradient of the whole. Of some frames of a video it is that
+    of the video but for the `REACH` frames next to a border that is not the video's.
 
     Args:
         x0_BFCHW: predicted clean latents x̂0, (B, F, C, H, W); computed in float32 (float64 stays).
         weights: of the terms.
+        first_frame: of the video that ``x0_BFCHW`` begins with: chunks are those of the video, so
+            that sums have the same order.
         max_chunk_frames: frames differentiated at once, at least 3; by default as many as fit into
             2²⁰ latent values, a function of the shape alone.
 
@@ -140,17 +147,23 @@ def gradient(
     # The loop runs without gradients, perhaps in inference mode: leave both for this one graph.
     with torch.inference_mode(False), torch.enable_grad():
         gradient_BFCHW = torch.zeros_like(x0_BFCHW)
-        for frames in _chunks(x0_BFCHW.shape[1], max(3, chunk_frames)):
+        for frames in _chunks(first_frame, x0_BFCHW.shape[1], max(3, chunk_frames)):
             chunk_BFCHW = x0_BFCHW[:, frames].clone().requires_grad_()
             (part_BFCHW,) = torch.autograd.grad(loss(chunk_BFCHW, weights), chunk_BFCHW)
             gradient_BFCHW[:, frames] += part_BFCHW
     return gradient_BFCHW
 
 
-def _chunks(num_frames: int, chunk_frames: int) -> Iterator[slice]:
-    """Slices that share 2 frames with the next: every 3 successive frames lie in exactly one."""
-    for start in range(0, num_frames - 2, chunk_frames - 2):
-        yield slice(start, min(start + chunk_frames, num_frames))
+def _chunks(first_frame: int, num_frames: int, chunk_frames: int) -> Iterator[slice]:
+    """Slices of ``num_frames`` frames of a video from ``first_frame`` on, as its chunks cut them.
+
+    Chunks share 2 frames with the next: every 3 successive frames lie in exactly one.
+    """
+    for chunk in range(0, first_frame + num_frames - 2, chunk_frames - 2):
+        start = max(chunk - first_frame, 0)
+        stop = min(chunk + chunk_frames - first_frame, num_frames)
+        if stop - start >= 3:
+            yield slice(start, stop)
 
 
 def correct(
@@ -160,6 +173,7 @@ def correct(
     *,
     step_size: float = 2e-5,
     weights: VMCRWeights = DEFAULT_WEIGHTS,
+    first_frame: int = 0,
 ) -> Tensor:
     """Refined latents z_{t−1} − ω·√ᾱ_{t−1}·∇ℓ(x̂0) (Eq. 15).
 
@@ -173,9 +187,10 @@ def correct(
         signal_scale: √ᾱ_{t−1}, 0..1.
         step_size: ω.
         weights: of the terms of the loss.
+        first_frame: of the video that the latents begin with; see `gradient`.
 
     Returns:
         (B, F, C, H, W), of the dtype of ``latents_prev_BFCHW``, which is left unchanged.
     """
-    step_BFCHW = gradient(x0_BFCHW, weights).mul_(step_size * signal_scale)
+    step_BFCHW = gradient(x0_BFCHW, weights, first_frame=first_frame).mul_(step_size * signal_scale)
     return (latents_prev_BFCHW - step_BFCHW).to(latents_prev_BFCHW.dtype)

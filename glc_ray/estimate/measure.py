@@ -129,6 +129,14 @@ class _FirstSteps:
     def timesteps(self) -> tuple[float, ...]:
         return self._scheduler.timesteps[:_COORDINATOR_STEPS]
 
+    @property
+    def is_framewise(self) -> bool:
+        # Every step is to be timed as the others of a video are.
+        return False
+
+    def of_frames(self, frames: slice) -> NoiseScheduler:
+        return self._scheduler.of_frames(frames)
+
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult:
         return self._scheduler.step(prediction, step_index, latents)
 

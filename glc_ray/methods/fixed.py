@@ -13,6 +13,8 @@ from glc_ray.protocols import Capability, NoiseSource, Path, StepPlan, StepResul
 class FixedWindows:
     """One path at every step, plain noise, and z_{t−1} as it is."""
 
+    reach = 0
+
     def __init__(self, path: Path, requires: frozenset[Capability] = frozenset()) -> None:
         """Prepare.
 
@@ -31,6 +33,6 @@ class FixedWindows:
         """The path."""
         return StepPlan(step_index=step_index, timestep=timestep, paths=(self._path,))
 
-    def update(self, result: StepResult) -> Tensor:
+    def update(self, result: StepResult, first_frame: int = 0) -> Tensor:
         """z_{t−1} as it is."""
         return result.prev_sample

@@ -10,7 +10,7 @@ from torch import Tensor
 from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
 from glc_ray.core.noise import reinitialise
-from glc_ray.core.vmcr import VMCRWeights, correct
+from glc_ray.core.vmcr import REACH, VMCRWeights, correct
 from glc_ray.core.windows import global_windows, local_windows, random_shift
 from glc_ray.methods.fit import check_chunk, check_stride
 from glc_ray.protocols import (
@@ -75,6 +75,7 @@ class GLC:
             if abam.enabled
             else None
         )
+        self.reach = REACH if vmcr.enabled else 0
         self.requires: frozenset[Capability] = (
             frozenset({"anchor_attention"}) if abam.enabled else frozenset()
         )
@@ -115,7 +116,7 @@ class GLC:
             return gamma(timestep, gamma0=self._gamma0, beta=self._beta)
         return float(self.options.global_path)
 
-    def update(self, result: StepResult) -> Tensor:
+    def update(self, result: StepResult, first_frame: int = 0) -> Tensor:
         """The next step's latents: z_{t−1}, refined for steady motion if VMCR is on (Eq. 15)."""
         if not self.options.vmcr.enabled:
             return result.prev_sample
@@ -125,6 +126,7 @@ class GLC:
             result.signal_scale,
             step_size=self.options.vmcr.weight,
             weights=self._vmcr_weights,
+            first_frame=first_frame,
         )
 
     def _local_path(self, step_index: int, share: float, first_index: int) -> Path:
