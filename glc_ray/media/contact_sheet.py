@@ -19,6 +19,7 @@ _BACKGROUND, _TITLE, _CAPTION = "#ffffff", "#1a1a1a", "#6b6b6b"
 _MARGIN, _GAP, _CAPTION_HEIGHT, _TITLE_LINE = 24, 12, 24, 30
 _CELL_WIDTH = 256
 _TITLE_LINES = 3
+_PREVIEW = 3, 2
 _TITLE_CHARACTERS = 1000  # more than these lines hold
 
 # Pillow's own font knows Latin letters only. The first of these that is installed draws the rest.
@@ -44,7 +45,7 @@ class Thumbnails:
         """Let the next frames (frames, height, width, 3) of the stretch pass by."""
         for offset, frame in enumerate(frames):
             if self.seen + offset in self.frames:
-                self.pictures[self.seen + offset] = _resize(Image.fromarray(_eight_bits(frame)))
+                self.pictures[self.seen + offset] = _resize(Image.fromarray(eight_bits(frame)))
         self.seen += len(frames)
 
     def watch(self, batches: Iterable[Frames]) -> Iterator[Frames]:
@@ -99,10 +100,7 @@ class ContactSheet:
         Raises:
             ValueError: not all of its frames have passed by.
         """
-        pictures = self._thumbnails.pictures
-        missing = [frame for frame in self.frames if frame not in pictures]
-        if missing:
-            raise ValueError(f"a contact sheet has not seen frames {missing}")
+        pictures = self._pictures()
         width, height = pictures[0].size
         rows = -(-len(self.frames) // self._columns)
         inner_width = self._columns * (width + _GAP) - _GAP
@@ -128,6 +126,35 @@ class ContactSheet:
         with whole_file(path) as partial:
             image.save(partial, format="PNG", optimize=True)
 
+    def preview(self) -> bytes:
+        """Six of its pictures, three by two without text, as JPEG; fewer of a shorter video.
+
+        Raises:
+            ValueError: not all of its frames have passed by.
+        """
+        pictures = self._pictures()
+        chosen = [
+            pictures[self.frames[at]]
+            for at in evenly_spaced(len(self.frames), _PREVIEW[0] * _PREVIEW[1])
+        ]
+        columns = min(_PREVIEW[0], len(chosen))
+        width, height = chosen[0].size
+        size = (columns * width, -(-len(chosen) // columns) * height)
+        image = Image.new("RGB", size, _BACKGROUND)
+        for number, picture in enumerate(chosen):
+            row, column = divmod(number, columns)
+            image.paste(picture, (column * width, row * height))
+        buffer = BytesIO()
+        image.save(buffer, format="JPEG", quality=85, optimize=True)
+        return buffer.getvalue()
+
+    def _pictures(self) -> dict[int, Image.Image]:
+        pictures = self._thumbnails.pictures
+        missing = [frame for frame in self.frames if frame not in pictures]
+        if missing:
+            raise ValueError(f"a contact sheet has not seen frames {missing}")
+        return pictures
+
     def _caption(self, frame: int) -> str:
         return f"frame {frame}  ·  {float(frame / self._fps):.1f} s"
 
@@ -150,7 +177,7 @@ def _resize(frame: Image.Image) -> Image.Image:
     return frame.resize(size, Image.Resampling.LANCZOS)
 
 
-def _eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
+def eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
     """Of 16 bits the nearest of 8: 65,535 = 255 * 257."""
     return frame if frame.dtype == np.uint8 else ((frame + np.uint32(128)) // 257).astype(np.uint8)
 

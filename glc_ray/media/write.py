@@ -13,6 +13,7 @@ from glc_ray.config import EncodeSpec
 from glc_ray.media.contact_sheet import Thumbnails
 from glc_ray.media.decode import Frames
 from glc_ray.media.formats import choose
+from glc_ray.media.frame_scores import FrameScores, SegmentScores
 from glc_ray.media.segments import SegmentReport, encode_segment
 from glc_ray.media.stretch import Segment, Stretch, decode_stretch, wanted_frames
 from glc_ray.media.tiles import TileDecoder
@@ -28,6 +29,7 @@ class WrittenSegment:
     report: SegmentReport
     pictures: dict[int, bytes]
     """Those of the contact sheet, PNG by frame."""
+    scores: SegmentScores
 
 
 def write_segments(
@@ -71,16 +73,16 @@ def write_segments(
     for segment in stretch:
         first = wanted_frames(segment, settings.frames).start
         first_frame = segment.first_frame + first - (settings.frames or (0,))[0]
-        pictures = Thumbnails(num_frames, first_frame=first_frame)
+        pictures, scores = Thumbnails(num_frames, first_frame=first_frame), FrameScores()
         path = folder / f"{segment.index:05d}{encoding.segment_suffix}"
         report = encode_segment(
-            pictures.watch(_frames_of(segment, decoded, settings, on_frames)),
+            scores.watch(pictures.watch(_frames_of(segment, decoded, settings, on_frames))),
             path,
             first_frame=first_frame,
             fps=fps,
             settings=settings,
         )
-        yield WrittenSegment(segment, path, report, pictures.to_png())
+        yield WrittenSegment(segment, path, report, pictures.to_png(), scores.scores())
 
 
 def _frames_of(

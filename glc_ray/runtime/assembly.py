@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from glc_ray.config import VideoJob
+from glc_ray.evaluation.video_scores import scores_file
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.formats import choose
+from glc_ray.media.frame_scores import SegmentScores, join_scores
 from glc_ray.media.segments import SegmentFile, join
-from glc_ray.runtime.decode_stage import PICTURES
+from glc_ray.runtime.decode_stage import PICTURES, SCORES
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.rows import Row, job_of, ledger_of, record_of, video_id
@@ -27,11 +29,14 @@ from glc_ray.store.output import Output
 from glc_ray.store.paths import (
     contact_sheet_path,
     latents_path,
+    preview_path,
+    scores_path,
     video_path,
     work_latents_path,
     work_path,
 )
 from glc_ray.store.storage import StorageError
+from glc_ray.window_borders import window_borders
 
 
 class Assembly:
@@ -64,6 +69,10 @@ class Assembly:
             **{column: timings[column] for column in timings.keys() & SCHEMA.names},
             decode_s=sum(one["decode_s"] for one in rows),
             encode_s=sum(one["encode_s"] for one in rows),
+            started_at=row["started"],
+            denoised_at=min(one["denoised_at"] for one in rows),
+            decoding_at=min(one["decoding_at"] for one in rows),
+            decoded_at=max(one["decoded_at"] for one in rows),
         )
         failed = next((one for one in rows if one["error"]), None)
         if failed is not None:
@@ -102,10 +111,13 @@ class Assembly:
                 },
             )
             sheet = Path(folder) / "sheet.png"
-            self._contact_sheet(job, plan, entries).save(sheet)
+            contact_sheet = self._contact_sheet(job, plan, entries)
+            contact_sheet.save(sheet)
             put = self._output.put_folder if video.is_dir() else self._output.put
             size_bytes = put(video, path)
             self._output.put(sheet, contact_sheet_path(name))
+        self._output.put_bytes(contact_sheet.preview(), preview_path(name))
+        scores = self._scores(job, name, [entries[index] for index in indices])
         if self._keep_latents:
             self._output.move(work_latents_path(video_id(job)), latents_path(name))
         # The video is there: what cannot be removed takes room, and that is all.
@@ -119,6 +131,8 @@ class Assembly:
             "size_bytes": size_bytes,
             "path": path,
             "contact_sheet": contact_sheet_path(name),
+            "preview": preview_path(name),
+            "scores": scores,
         }
         return made, report.join_s
 
@@ -135,13 +149,34 @@ class Assembly:
             return SegmentFile(local, entry.num_frames)
         return SegmentFile(_unpacked(local, folder / local.stem), entry.num_frames)
 
+    def _scores(self, job: VideoJob, name: str, entries: list[SegmentEntry]) -> str:
+        """Store the scores of all frames; their path, empty where a segment has none: an earlier
+        version made it."""
+        segments = []
+        for entry in entries:
+            try:
+                segments.append(SegmentScores.from_json(self._beside(entry, SCORES)))
+            except ValueError:
+                return ""
+        borders = window_borders(job, self._plans.model)
+        anchor_frames = self._plans.model.num_frames(self._plans.model.window_size)
+        joined = join_scores(segments, anchor_frames)
+        file = scores_file(
+            joined, fps=job.pipeline.video.fps, anchor_frames=anchor_frames, borders=borders
+        )
+        self._output.put_bytes(file.to_json(), scores_path(name))
+        return scores_path(name)
+
+    def _beside(self, entry: SegmentEntry, suffix: str) -> bytes:
+        """What was stored beside a segment."""
+        return self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{suffix}") or b"{}"
+
     def _contact_sheet(
         self, job: VideoJob, plan: FilePlan, entries: dict[int, SegmentEntry]
     ) -> ContactSheet:
         sheet = ContactSheet(plan.num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
-            stored = self._output.read_bytes(f"{entry.path.rpartition('.')[0]}{PICTURES}")
-            pictures = json.loads(stored or b"{}")
+            pictures = json.loads(self._beside(entry, PICTURES))
             sheet.merge({int(frame): base64.b64decode(png) for frame, png in pictures.items()})
         return sheet
 

@@ -6,7 +6,8 @@ import base64
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from glc_ray.store.storage import StorageError
 
 PICTURES = ".pictures"
 """Suffix of a segment's pictures of the contact sheet: JSON, base64 PNG by frame."""
+SCORES = ".scores"
+"""Suffix of the scores of a segment's frames: JSON."""
 
 _MAX_LOSSES = 3
 """Of tile actors in one row, before the video fails."""
@@ -45,6 +48,7 @@ class _Work:
     encode_s: float = 0.0
     segment: Segment | None = None
     """That is being made."""
+    began_at: float = field(default_factory=time.time)
 
 
 class DecodeEncodeStage:
@@ -175,6 +179,9 @@ class DecodeEncodeStage:
         self._output.put_bytes(
             json.dumps(pictures).encode(), ledger.segment_path(segment.index, attempt, PICTURES)
         )
+        self._output.put_bytes(
+            written.scores.to_json(), ledger.segment_path(segment.index, attempt, SCORES)
+        )
         entry = SegmentEntry.of_file(
             local,
             path,
@@ -188,7 +195,14 @@ class DecodeEncodeStage:
 
 
 def _answer(row: Row, work: _Work, *, error: str = "") -> Row:
-    return {**row, "decode_s": work.decode_s, "encode_s": work.encode_s, "error": error}
+    return {
+        **row,
+        "decode_s": work.decode_s,
+        "encode_s": work.encode_s,
+        "decoding_at": work.began_at,
+        "decoded_at": time.time(),
+        "error": error,
+    }
 
 
 def _place(work: _Work) -> str:

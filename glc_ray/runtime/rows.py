@@ -76,6 +76,9 @@ def stretch_row(
         "timings": json.dumps(asdict(timings or Timings())),
         "error": error,
         "status": status,
+        "denoised_at": time.time(),
+        "decoding_at": 0.0,
+        "decoded_at": 0.0,
         "decode_s": 0.0,
         "encode_s": 0.0,
     }

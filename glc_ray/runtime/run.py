@@ -212,6 +212,7 @@ class Run:
         try:
             for record in self._stop.each(renderer.records(group.source)):
                 self._lease.check()
+                record = replace(record, queued_at=self._status.started_at)
                 self.add(record)
                 yield record
         except StoppedError:

@@ -3,6 +3,9 @@
 OUTPUT/videos/NAME.mp4              nothing but finished videos in this folder
 OUTPUT/videos/NAME/frame_000000.png those that are folders of frames
 OUTPUT/contact_sheets/NAME.png
+OUTPUT/previews/NAME.jpg            six pictures without text
+OUTPUT/scores/NAME.json             change and drift of every frame
+OUTPUT/report/                      the report page
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet
 OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
@@ -22,6 +25,8 @@ QUEUE = ".work/queue"
 LEASE = ".work/lease"
 CONTROL = ".work/control"
 RUN_STATUS = ".work/run.json"
+REPORT = "report"
+REPORT_PAGE = "report/index.html"
 
 
 def video_path(name: str, suffix: str = ".mp4") -> str:
@@ -32,6 +37,16 @@ def video_path(name: str, suffix: str = ".mp4") -> str:
 def contact_sheet_path(name: str) -> str:
     """Path of a contact sheet below the output."""
     return f"contact_sheets/{name}.png"
+
+
+def preview_path(name: str) -> str:
+    """Path of some pictures of a video, below the output."""
+    return f"previews/{name}.jpg"
+
+
+def scores_path(name: str) -> str:
+    """Path of the scores of a video's frames, below the output."""
+    return f"scores/{name}.json"
 
 
 def latents_path(name: str) -> str:

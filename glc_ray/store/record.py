@@ -34,6 +34,10 @@ class VideoRecord:
     path: str = ""
     """Of the video, below the output."""
     contact_sheet: str = ""
+    preview: str = ""
+    """Six of its pictures without text."""
+    scores: str = ""
+    """Change and drift of every frame, as JSON."""
     prompt_s: float = 0.0
     """Waiting for a denoiser and encoding the prompt."""
     denoise_s: float = 0.0
@@ -64,6 +68,16 @@ class VideoRecord:
     """Step that its last attempt began with; 0: from the start."""
     halved_batches: int = 0
     """Forwards whose batch was halved for want of device memory: it may change the last bits."""
+    queued_at: float = 0.0
+    """When the run began that rendered it, in seconds since 1970, as all of these; 0: never."""
+    started_at: float = 0.0
+    """When a coordinator took it."""
+    denoised_at: float = 0.0
+    """When its latents were stored."""
+    decoding_at: float = 0.0
+    """When the first of its decoders began."""
+    decoded_at: float = 0.0
+    """When the last of its segments was stored; then they are joined."""
     finished_at: float = 0.0
     """When it came to this status, in seconds since 1970."""
 

@@ -18,6 +18,7 @@ from PIL import Image
 from glc_ray import render
 from glc_ray.backbones.registry import load_frame_decoder
 from glc_ray.config import DecodeSpec, VideoJob
+from glc_ray.evaluation.video_scores import ScoresFile
 from glc_ray.job import build_job
 from glc_ray.media.decode import stream_decode
 from glc_ray.pipeline_file import load_pipeline
@@ -86,6 +87,29 @@ def test_two_decoders_that_share_stretches_give_the_same_frames(
     expected = pixels(whole.output, whole.record)
     assert len(expected) == 33
     assert np.array_equal(encoded_again(whole, tmp_path, **shared), expected)
+    (scores,) = (tmp_path / "scores").iterdir()
+    assert scores.read_bytes() == (whole.output / whole.record.scores).read_bytes()
+
+
+def test_scores_are_those_of_the_frames(whole: Whole) -> None:
+    scores = ScoresFile.from_json((whole.output / whole.record.scores).read_bytes())
+    assert (len(scores.change), len(scores.drift), scores.anchor_frames) == (32, 33, 9)
+    decoded = pixels(whole.output, whole.record).astype(float)
+    of_file = np.abs(np.diff(decoded, axis=0)).mean((1, 2, 3))
+    # Those are of a compressed file.
+    assert np.corrcoef(of_file, scores.change)[0, 1] > 0.9
+    # Windows of 3 latent frames with stride 1 begin or end everywhere.
+    assert scores.window_borders == tuple((frame, 1.0) for frame in range(1, 33, 4))
+    with Image.open(whole.output / whole.record.preview) as preview:
+        assert preview.width * 2 * 16 == preview.height * 3 * 24
+
+
+def test_times_are_in_order(whole: Whole) -> None:
+    one = whole.record
+    times = [one.queued_at, one.started_at, one.denoised_at, one.decoding_at, one.decoded_at]
+    assert times[0] > 0
+    assert [*times, one.finished_at] == sorted([*times, one.finished_at])
+    assert one.finished_at - one.started_at == pytest.approx(one.total_s)
 
 
 def test_two_decoders_that_share_tiles_give_the_same_frames(whole: Whole, tmp_path: Path) -> None:

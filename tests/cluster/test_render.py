@@ -38,7 +38,13 @@ def test_python_front_door_writes_video_sheet_and_manifest(
     output = tmp_path / "out"
     record = render(pipeline=str(tiny_pipeline), seed=3, fps=12, output=str(output))
     name = f"a-red-ball-{record.specification_hash[:8]}"
-    expected = [f"contact_sheets/{name}.png", "manifest.parquet", f"videos/{name}.mp4"]
+    expected = [
+        f"contact_sheets/{name}.png",
+        "manifest.parquet",
+        f"previews/{name}.jpg",
+        f"scores/{name}.json",
+        f"videos/{name}.mp4",
+    ]
     assert [file for file in files(output) if not file.startswith(".")] == expected
     assert num_frames(output / record.path) == 33
     with Image.open(output / record.contact_sheet) as sheet:
