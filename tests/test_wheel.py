@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     assert wheel.stat().st_size < 25e6
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
+        archive.extractall(folder / "site")  # noqa: S202 A zip file that was just built.
     return folder / "site"
 
 
@@ -53,6 +54,17 @@ def test_wheel_knows_its_pipelines_and_its_model(installed: Path, tmp_path: Path
 def test_every_pipeline_is_in_the_wheel(installed: Path) -> None:
     names = sorted(path.name for path in (installed / "glc_ray" / "pipelines").iterdir())
     assert names == sorted(path.name for path in (ROOT / "pipelines").glob("*.yaml"))
+
+
+def test_sdist_has_what_a_cluster_is_made_of(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True, timeout=120)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"cluster/kuberay/rayjob.yaml", "cluster/slurm/glc-ray.sbatch"} <= names
+    assert {"constraints.txt", "pipelines/toyworld.yaml", "tests/test_wheel.py"} <= names
+    assert not any("secrets/" in name for name in names)
 
 
 def test_version(installed: Path, tmp_path: Path) -> None:
