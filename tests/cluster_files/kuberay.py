@@ -109,7 +109,8 @@ def validate(document: Schema) -> None:
         metadata=METADATA,
         spec=KINDS[document["kind"]],
     )
-    jsonschema.validate(document, schema | {"$defs": _definitions()})
+    # Not `jsonschema.validate`, which checks the definitions themselves again every time.
+    jsonschema.Draft202012Validator(schema | {"$defs": _definitions()}).validate(document)
 
 
 def differences(own: Schema, theirs: Schema, where: str) -> list[str]:
