@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,6 +151,25 @@ def test_nodes_end_in_time_for_a_checkpoint(name: str) -> None:
     assert PODS[name]["terminationGracePeriodSeconds"] > float(env["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/api/healthz", "port": 52365}
+
+
+@pytest.mark.parametrize(
+    ("line", "is_ended"),
+    [
+        (JOB["spec"]["entrypoint"], True),
+        ("/opt/venv/bin/python3.12 -m glc_ray.render --output a", True),
+        # The shell that Ray's job runs in, whose end would be the job's.
+        ("/bin/bash -c " + JOB["spec"]["entrypoint"], False),
+        ("python -m glc_ray.status /output/farm", False),
+    ],
+)
+def test_the_head_asks_renders_to_end_and_waits(line: str, is_ended: bool) -> None:
+    hook = PODS["head"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert hook[:2] == ["bash", "-c"]
+    subprocess.run(["bash", "-n", "-c", hook[2]], check=True)
+    (asked, waited) = re.findall(r"-f '(.*?)'", hook[2])
+    assert asked == waited
+    assert (re.search(asked, line) is not None) is is_ended
 
 
 def test_the_budget_and_the_policies_name_pods_that_there_are() -> None:
