@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,24 @@ def test_nothing_to_render_is_said_before_anything_starts(tmp_path: Path) -> Non
 
 
 class Job:
-    """The script as Slurm would run it, again and again, on two nodes."""
+    """The script as Slurm would run it, again and again, on two nodes.
 
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
+    Args:
+        folder: for its files.
+        arguments: of the script.
+        programs: a folder of programs in place of others.
+    """
+
+    def __init__(self, folder: Path, arguments: list[str], programs: Path | None = None) -> None:
         self.folder = folder
         self.arguments = arguments
         self.tries = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
         python = Path(sys.executable).parent
+        path = [*filter(None, [programs]), SHIMS, python, os.environ["PATH"]]
         self.environment = {
             **os.environ,
-            "PATH": f"{SHIMS}:{python}:{os.environ['PATH']}",
+            "PATH": ":".join(map(str, path)),
             "HOME": str(folder),
             "GLC_RAY_ASKED": str(folder / "asked"),
             "GLC_RAY_REAL_RAY": str(python / "ray"),
@@ -79,13 +88,22 @@ class Job:
         environment = {**self.environment, "SLURM_RESTART_COUNT": str(self.tries)}
         self.tries += 1
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ["bash", str(SCRIPT), *self.arguments],
                 env=environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """What Slurm does at last: end whatever a try has left."""
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     @property
     def asked(self) -> str:
@@ -96,6 +114,90 @@ class Job:
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text()
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Path:
+    """A folder of programs that stand for Ray and Python: a render that ends as it is told to."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    programs = {
+        "ray": "exec sleep 1000",
+        "python": """
+            case $1 in
+                -c) exec python3 "$@" ;;
+                -) exit "${NODES_ARE_MISSING:-0}" ;;
+            esac
+            echo "$*" >"$HOME/rendered"
+            if [[ $RENDER_ENDS == when-asked ]]; then
+                trap 'kill $!; sleep 1; exit 3' TERM
+                sleep 1000 &
+                wait
+            fi
+            exit "$RENDER_ENDS"
+        """,
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ends", "asked", "code", "requeued"),
+    [
+        ("0", None, 0, False),
+        # A video that failed and a request that is wrong would fail again.
+        ("1", None, 1, False),
+        ("2", None, 2, False),
+        # Killed for its memory, perhaps.
+        ("137", None, 0, True),
+        ("3", None, 0, True),
+        ("when-asked", signal.SIGTERM, 0, True),
+        ("when-asked", signal.SIGINT, 3, False),
+    ],
+)
+def test_how_a_job_ends(
+    ends: str, asked: int | None, code: int, requeued: bool, played: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, ["--catalog", "a b.jsonl"], played)
+    job.environment["RENDER_ENDS"] = ends
+    process = job.start()
+    try:
+        if asked is not None:
+            while not (tmp_path / "rendered").exists():
+                assert process.poll() is None, job.log
+                time.sleep(0.05)
+            process.send_signal(asked)
+        assert process.wait(60) == code, job.log
+    finally:
+        job.end()
+    assert bool(job.asked) is requeued
+    rendered = (tmp_path / "rendered").read_text().split(" --address ")
+    assert rendered[0] == "-m glc_ray.render --catalog a b.jsonl"
+    assert rendered[1].startswith("127.0.0.2:")
+    assert not list((tmp_path / ".glc-ray").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("NODES_ARE_MISSING", "the head did not start; not queued again: 2 tries were made"),
+        ("RENDER_ENDS", "the render ended with code 9; not queued again: 2 tries were made"),
+    ],
+)
+def test_a_job_does_not_queue_for_ever(
+    variable: str, words: str, played: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, ["--output", "out"], played)
+    job.environment |= {variable: "9", "GLC_RAY_MAX_RESTARTS": "2"}
+    try:
+        codes = [job.start().wait(60) for _ in range(3)]
+    finally:
+        job.end()
+    assert codes == [0, 0, 1], job.log
+    assert job.asked.count("requeue") == 2
+    assert words in job.log
 
 
 @pytest.mark.slow
@@ -122,8 +224,7 @@ def test_a_job_that_is_signalled_queues_again_and_goes_on(
         process = job.start()
         assert process.wait(400) == 0, job.log
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        job.end()
     assert "try 2" in job.log
     assert job.asked.count("requeue") == 1
     (record,) = manifest.read(Output(str(output)))
