@@ -14,11 +14,12 @@ a worker stays with its group, shares are fair from step to step, not from task 
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
+
+from glc_ray.runtime.turns import Turns, VideoTasks
 
 _ROOM = 2
 """Tasks that a worker may have: one that it computes, one that is on its way meanwhile."""
@@ -49,37 +50,6 @@ class TaskFailedError(RuntimeError):
         self.reasons = reasons
 
 
-@dataclass
-class _Video:
-    """What is under way for one video."""
-
-    priority: int
-    served: int
-    """Tasks given out, counted from what its peers had when it came."""
-    step: int = 0
-    groups: tuple[Hashable, ...] = ()
-    """Of each task of the step."""
-    waiting: dict[Hashable, list[int]] = field(default_factory=dict)
-    """Heaps of tasks, by group."""
-    owner: dict[int, Assignment] = field(default_factory=dict)
-    reasons: dict[int, list[str]] = field(default_factory=dict)
-    sticky: bool = False
-    """The tasks wait for the one worker that does such tasks."""
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(map(len, self.waiting.values()))
-
-    def wait(self, task: int) -> None:
-        heapq.heappush(self.waiting.setdefault(self.groups[task], []), task)
-
-    def take(self, group: Hashable) -> int:
-        task = heapq.heappop(self.waiting[group])
-        if not self.waiting[group]:
-            del self.waiting[group]
-        return task
-
-
 class Dispatch:
     """The tasks of all videos in flight, from waiting through assigned to done.
 
@@ -89,7 +59,9 @@ class Dispatch:
     """
 
     def __init__(self, *, max_failures: int = 3) -> None:
-        self._videos: dict[Hashable, _Video] = {}
+        self._videos: dict[Hashable, VideoTasks] = {}
+        self._turns = Turns()
+        self._opened = 0
         self._has: dict[Hashable, list[Assignment]] = {}
         """What each worker was given and has not answered; it computes the first."""
         self._with: tuple[dict[Hashable, None], ...] = tuple({} for _ in range(_ROOM))
@@ -140,14 +112,19 @@ class Dispatch:
     def open(self, video: Hashable, *, priority: int = 0) -> None:
         """A video takes part from now on; it has no tasks yet. A higher priority goes first."""
         peers = [other.served for other in self._videos.values() if other.priority == priority]
-        self._videos[video] = _Video(priority, served=min(peers, default=0))
+        self._opened += 1
+        self._videos[video] = VideoTasks(
+            video, priority, self._opened, served=min(peers, default=0)
+        )
 
     def close(self, video: Hashable) -> tuple[Hashable, ...]:
         """A video takes part no more; returns the workers that still compute for it, who leave."""
         if video not in self._videos:
             return ()
         busy = self._release(video)
-        self._num_waiting -= self._videos.pop(video).num_waiting
+        state = self._videos.pop(video)
+        self._num_waiting -= state.num_waiting
+        state.waiting = {}
         return busy
 
     def submit(
@@ -173,6 +150,7 @@ class Dispatch:
         state.sticky = sticky
         for task in range(len(groups)):
             state.wait(task)
+        self._turns.add(state)
         return busy
 
     def is_open(self, video: Hashable) -> bool:
@@ -184,6 +162,11 @@ class Dispatch:
         """Tasks that no worker has."""
         return self._num_waiting
 
+    @property
+    def num_grants(self) -> int:
+        """How often a task was given out."""
+        return self._attempts
+
     # Tasks
 
     def grants(self) -> list[Assignment]:
@@ -194,8 +177,9 @@ class Dispatch:
         """
         granted: list[Assignment] = []
         for num_tasks, workers in enumerate(self._with):
-            for worker in tuple(workers) if self._num_waiting else ():
-                if self._num_waiting <= (len(self._has) if num_tasks else 0):
+            few = len(self._has) if num_tasks else 0
+            for worker in tuple(workers) if self._num_waiting > few else ():
+                if self._num_waiting <= few:
                     break
                 assignment = self.assign(worker)
                 if assignment is not None:
@@ -217,6 +201,7 @@ class Dispatch:
         if state.sticky:
             self._home = worker
         state.served += 1
+        self._turns.add(state)
         self._attempts += 1
         assignment = Assignment(video, state.step, task, self._attempts, worker)
         state.owner[task] = assignment
@@ -289,32 +274,23 @@ class Dispatch:
         state = self._videos[assignment.video]
         del state.owner[assignment.task]
         state.wait(assignment.task)
+        self._turns.add(state)
         self._num_waiting += 1
 
     def _choose(self, worker: Hashable) -> tuple[Hashable, Hashable] | None:
         """(video, group) of the task that suits a worker best."""
         away = self._home is not None and self._home != worker
-        able = {
-            key: video
-            for key, video in self._videos.items()
-            if video.waiting and not (video.sticky and away)
-        }
-        if not able:
+        due = self._turns.first(away=away)
+        if due is None:
             return None
-        priority = max(video.priority for video in able.values())
-        held = self._held.get(worker)
-        if held is not None and held[0] in able:
-            video, step, group = held
-            own = able[video]
-            if own.priority == priority and own.step == step and group in own.waiting:
-                return video, group
-        key, least = min(
-            ((key, video) for key, video in able.items() if video.priority == priority),
-            key=lambda item: item[1].served,
-        )
-        return key, max(least.waiting, key=lambda group: self._need(key, least, group))
+        video, step, group = self._held.get(worker, (None, 0, None))
+        own = self._videos.get(video)
+        is_able = own is not None and not (own.sticky and away) and group in own.waiting
+        if own is not None and is_able and (own.priority, own.step) == (due.priority, step):
+            return video, group
+        return due.name, max(due.waiting, key=lambda group: self._need(due.name, due, group))
 
-    def _need(self, key: Hashable, video: _Video, group: Hashable) -> tuple[bool, float]:
+    def _need(self, key: Hashable, video: VideoTasks, group: Hashable) -> tuple[bool, float]:
         """A group that nobody has begun first, then the one most behind."""
         workers = self._holders[key, video.step, group]
         return workers == 0, len(video.waiting[group]) / max(1, workers)

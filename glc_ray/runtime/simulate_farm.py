@@ -31,10 +31,14 @@ class FarmModel:
     """Between the last answer of a step and the first task of the next: fusion, VMCR."""
     latency_s: float = 0.0
     """From a worker's answer to its next task, where none is on its way."""
+    task_s: float = 0.0
+    """Between two tasks of a worker where the next one is there."""
     in_flight: int = 1
     """Videos that are denoised at once."""
     deaths_per_hour: float = 0.0
     """Of each worker; memoryless."""
+    killed: tuple[tuple[int, float], ...] = ()
+    """(worker, second of the run) of those that die then, whatever ``deaths_per_hour`` says."""
     restart_s: float = 60.0
     """From a death until the worker takes part again."""
     seed: int = 0
@@ -47,9 +51,15 @@ class FarmRun:
     makespan_s: float
     occupancy: float
     """Share of the time of living workers in which they compute what counts, 0..1."""
+    busy_s: float
+    """Seconds of workers that count."""
     lost_share: float
     """Work that was lost with its worker, as a share of what counts."""
+    lost_s: float
+    """The same in seconds of workers."""
     num_tasks: int
+    num_grants: int
+    """Tasks that were given out, lost ones included."""
     deaths: int
 
 
@@ -101,6 +111,8 @@ class _Farm:
     def run(self) -> FarmRun:
         for worker in range(len(self.workers)):
             self._join(worker)
+        for worker, second in self.model.killed:
+            self._after(second, "death", worker, self.workers[worker].lives)
         for _ in range(min(self.model.in_flight, self.model.num_videos)):
             self._begin()
         self._grant()
@@ -112,8 +124,11 @@ class _Farm:
         return FarmRun(
             makespan_s=self.now,
             occupancy=self.busy_s / self.alive_s if self.alive_s else 1.0,
+            busy_s=self.busy_s,
             lost_share=self.lost_s / self.busy_s if self.busy_s else 0.0,
+            lost_s=self.lost_s,
             num_tasks=self.done,
+            num_grants=self.dispatch.num_grants,
             deaths=self.deaths,
         )
 
@@ -149,13 +164,16 @@ class _Farm:
         self.dispatch.join(worker)
         rate = self.model.deaths_per_hour / 3600
         if rate:
-            self._after(self.random.expovariate(rate), "death", worker)
+            lives = self.workers[worker].lives
+            self._after(self.random.expovariate(rate), "death", worker, lives)
 
     def _on_join(self, worker: int) -> None:
         self._join(worker)
 
-    def _on_death(self, worker: int) -> None:
+    def _on_death(self, worker: int, life: int) -> None:
         state = self.workers[worker]
+        if state.lives != life:
+            return
         self.deaths += 1
         self.alive_s += self.now - state.joined
         state.lives += 1
@@ -182,7 +200,7 @@ class _Farm:
         if not self.videos[video].tasks_left:
             self._after(self.model.coordinator_s, "step", video)
         if waiting := self.dispatch.assignments(worker):
-            self._compute(worker, waiting[0], 0.0)
+            self._compute(worker, waiting[0], self.model.task_s)
 
     def _grant(self) -> None:
         for assignment in self.dispatch.grants():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +59,25 @@ def test_workers_that_die_lose_no_task_and_do_none_twice(seed: int) -> None:
     assert run.num_tasks == 3 * 3 * 4
     assert (run.lost_share > 0) <= (run.deaths > 0)
     assert run == simulate_farm(model), "the same seed, the same run"
+
+
+def test_a_worker_that_is_killed_loses_what_it_computes_and_what_is_on_its_way() -> None:
+    """By hand: of 8 tasks of a second each has two at once; the other is alone after half a second,
+    with the three that were given out again."""
+    model = FarmModel(
+        (1.0, 1.0), 1, 1, (None,) * 8, window_s=1.0, killed=((0, 0.5),), restart_s=math.inf
+    )
+    run = simulate_farm(model)
+    assert (run.num_tasks, run.num_grants, run.deaths) == (8, 10, 1)
+    assert (run.makespan_s, run.busy_s, run.lost_s) == (8, 8, 0.5)
+    assert run.occupancy == pytest.approx(8 / 8.5)
+
+
+def test_messages_cost_time_between_tasks() -> None:
+    """A round of two tasks: each waits for its first, and finds the second there."""
+    model = FarmModel((1.0,), 1, 1, (None,) * 2, window_s=1.0, latency_s=0.25, task_s=0.125)
+    few = FarmModel((1.0,), 1, 1, (None,) * 1, window_s=1.0, latency_s=0.25, task_s=0.125)
+    assert simulate_farm(few).makespan_s == 1.25
+    # The second is on its way only while more wait than there are workers.
+    assert simulate_farm(model).makespan_s == 2.5
+    assert simulate_farm(dataclasses.replace(model, groups=(None,) * 3)).makespan_s == 3.625
