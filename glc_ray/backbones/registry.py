@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 _BACKBONES = {"cogvideox": "glc_ray.backbones.cogvideox", "wan": "glc_ray.backbones.wan"}
+_REMEMBERED = 64
+"""Decode settings whose facts are at hand."""
 
 
 def facts(model: ModelSpec) -> ModelFacts:
@@ -27,7 +30,24 @@ def check_decode(model: ModelSpec, decode: DecodeSpec) -> None:
 
 def decoder_facts(model: ModelSpec, decode: DecodeSpec) -> DecoderFacts:
     """What the model's VAE decodes together, in which tiles and how far it sees back; reads no
-    weights."""
+    weights.
+
+    Remembered for as long as the VAE's configuration stays the same: its modules are built to be
+    asked, which takes longer than all the rest of a row of a catalog.
+    """
+    from glc_ray.backbones import model_folder
+
+    config = model_folder.resolve(model, weights=False) / "vae" / "config.json"
+    try:
+        stored = config.read_bytes()
+    except OSError:
+        # The adapter says what is wrong with it.
+        return _adapter(model).decoder_facts(model, decode)
+    return _decoder_facts(model, decode, stored)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _decoder_facts(model: ModelSpec, decode: DecodeSpec, config: bytes) -> DecoderFacts:
     return _adapter(model).decoder_facts(model, decode)
 
 
