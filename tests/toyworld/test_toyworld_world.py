@@ -1,11 +1,10 @@
-"""The procedural world: captions, clips, and the rule that judges them."""
+"""The procedural world: captions and clips."""
 
 import hashlib
 
 import numpy as np
 import pytest
 import world
-from judge import judge
 
 CAPTION = world.Caption("red", "ball", "bounces", "meadow", "day")
 
@@ -22,11 +21,11 @@ def test_sentences_read_as_the_readme_says():
 
 def test_held_out_captions_are_disjoint_from_training_and_never_change():
     assert len(world.CAPTIONS) == 7 * 3 * 5 * 4 * 3
-    assert len(set(world.HELD_OUT)) == 40
+    assert len(set(world.HELD_OUT)) == 100
     assert not set(world.HELD_OUT) & set(world.TRAINING)
     assert len(world.HELD_OUT) + len(world.TRAINING) == len(world.CAPTIONS)
     digest = hashlib.sha256("\n".join(map(str, world.HELD_OUT)).encode()).hexdigest()
-    assert digest[:12] == "091bb073fef2"
+    assert digest[:12] == "21beec087149"
 
 
 @pytest.mark.parametrize("motion", world.MOTIONS)
@@ -60,25 +59,3 @@ def test_the_object_stays_in_the_picture_for_thousands_of_frames(motion):
         assert (x + scene.radius).max() < world.WIDTH + 2
         assert (y - scene.radius).min() > -2
         assert (y + scene.radius).max() < world.HEIGHT + 2
-
-
-def test_the_judge_reads_true_clips_without_error():
-    rng = np.random.default_rng(0)
-    for caption in world.CAPTIONS[::11]:
-        video, _ = world.render(world.sample_scene(rng, caption), 13)
-        verdict = judge(video)
-        seen = (verdict.colour, verdict.shape, verdict.ground, verdict.sky)
-        assert seen == (caption.colour, caption.shape, caption.ground, caption.sky), str(caption)
-
-
-def test_the_judge_finds_no_object_where_there_is_none():
-    empty, _ = world.render(
-        world.sample_scene(
-            np.random.default_rng(0), world.Caption("red", "ball", "rolls", "sea", "day")
-        ),
-        13,
-    )
-    empty[:, :, :, 0] = empty[:, :, :1, 0]
-    empty[:, :, :, 1] = empty[:, :, :1, 1]
-    empty[:, :, :, 2] = empty[:, :, :1, 2]
-    assert judge(empty).colour is None
