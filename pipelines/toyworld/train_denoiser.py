@@ -1,7 +1,8 @@
 """Train the denoiser: single latent frames first, then windows. Resumes from `denoiser.pt`.
 
 The first stage teaches what things look like and what the words mean at a seventh of the cost;
-the second teaches motion. Both see latents from anywhere in a clip.
+the second teaches motion. Both see latents from anywhere in a clip. Stop it and start it again to
+read latents that were encoded meanwhile.
 """
 
 import argparse
@@ -18,39 +19,37 @@ from torch.nn import functional
 from train_vae import BUILD
 from training import Trainer, learning_rate_scale
 
-FRAME_STEPS, FRAME_BATCH = 600, 32
-WINDOW_STEPS, WINDOW_BATCH = 1150, 8
+FRAME_STEPS, FRAME_BATCH = 500, 48
+WINDOW_STEPS, WINDOW_BATCH = 2000, 12
 """Steps, and the batch of each process."""
-LEARNING_RATE = 1.5e-3
-OBJECT_WEIGHT = 3.0
-"""Extra weight of a latent cell that the object fills, in the first stage only.
-
-It binds colours early, but it also biases the prediction towards an object wherever one may be.
-"""
+LEARNING_RATE = 3e-3
+MUON_SIZE = 20_000
+"""The first and last layers, which are smaller, are left to AdamW."""
+DECAY_FROM = 0.6
+"""Share of all steps after which the learning rate falls."""
 EMPTY_PROMPTS = 0.1
 
 
 class LatentData:
     """Random windows of the encoded clips, with prompt embeddings."""
 
-    def __init__(self, path: Path) -> None:
-        data = torch.load(path, weights_only=True, mmap=True)
-        self.latents, self.masks, self.captions = data["latents"], data["masks"], data["captions"]
+    def __init__(self, folder: Path) -> None:
+        shards = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+        self.latents = torch.cat([shard["latents"] for shard in shards])
+        self.captions = torch.cat([shard["captions"] for shard in shards])
         prompts = [str(caption) for caption in world.TRAINING] + [""]
         self.embeddings = models.encode_text(
             models.build_tokenizer(), models.build_text_encoder(), prompts
         )
 
-    def draw(self, batch: int, window: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents (B, F, 16, 8, 12), masks (B, F, 1, 8, 12) and text (B, 16, 64)."""
+    def draw(self, batch: int, window: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, F, 16, 8, 12) and text (B, 16, 64)."""
         num_clips, num_latent_frames = self.latents.shape[:2]
         clips = torch.randint(num_clips, (batch,))
         starts = torch.randint(num_latent_frames - window + 1, (batch, 1))
-        frames = starts + torch.arange(window)
-        latents = self.latents[clips[:, None], frames].float()
-        masks = self.masks[clips[:, None], frames].float()[:, :, None] / 255
+        latents = self.latents[clips[:, None], starts + torch.arange(window)].float()
         captions = torch.where(torch.rand(batch) < EMPTY_PROMPTS, -1, self.captions[clips])
-        return latents, masks, self.embeddings[captions]
+        return latents, self.embeddings[captions]
 
 
 @contextmanager
@@ -66,8 +65,8 @@ def float32_attention() -> Iterator[None]:
         yield
 
 
-def loss_of(transformer, scheduler, latents, masks, text, object_weight: float) -> torch.Tensor:
-    """Squared error of the predicted velocity, with extra weight on the object."""
+def loss_of(transformer, scheduler, latents, text) -> torch.Tensor:
+    """Squared error of the predicted velocity."""
     batch = len(latents)
     # One timestep in each equal part of the schedule, in random order: less variance. The power
     # draws more of the noisy ones, at which the object's place is decided.
@@ -78,10 +77,7 @@ def loss_of(transformer, scheduler, latents, masks, text, object_weight: float) 
     velocity = scheduler.get_velocity(latents, noise, timesteps)
     with torch.autocast("cpu", torch.bfloat16), float32_attention():
         prediction = transformer(noisy, text, timesteps, return_dict=False)[0]
-    weight = 1 + object_weight * masks
-    return (weight * (prediction.float() - velocity).square()).sum() / (
-        weight.sum() * latents.shape[2]
-    )
+    return functional.mse_loss(prediction.float(), velocity)
 
 
 def main() -> None:
@@ -93,13 +89,13 @@ def main() -> None:
     checkpoint = args.build / "denoiser.pt"
     total = args.frame_steps + args.window_steps
 
-    data = LatentData(args.build / "latents.pt")
+    data = LatentData(args.build / "latents")
     scheduler = models.build_scheduler()
     trainer = Trainer(
         models.build_transformer(),
         learning_rate=LEARNING_RATE,
         ema_decay=0.998,
-        muon_size=float("inf"),
+        muon_size=MUON_SIZE,
     )
     trainer.restore(checkpoint)
     started, losses = time.monotonic(), []
@@ -108,8 +104,9 @@ def main() -> None:
         torch.manual_seed(step * trainer.num_processes + trainer.rank)
         single = step < args.frame_steps
         batch = data.draw(FRAME_BATCH, 1) if single else data.draw(WINDOW_BATCH, models.WINDOW)
-        scale = learning_rate_scale(step, warmup=100, decay_from=total * 6 // 10, total=total)
-        loss = loss_of(trainer.model, scheduler, *batch, OBJECT_WEIGHT if single else 0.0)
+        decay_from = int(total * DECAY_FROM)
+        scale = learning_rate_scale(step, warmup=100, decay_from=decay_from, total=total)
+        loss = loss_of(trainer.model, scheduler, *batch)
         trainer.update(loss, scale)
         losses.append(loss.item())
         if trainer.rank == 0 and trainer.step % 25 == 0:

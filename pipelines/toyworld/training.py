@@ -37,14 +37,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalise(matrix: torch.Tensor, iterations: int = 4) -> torch.Tensor:
-    """Bring all singular values near one, by Newton and Schulz's quintic iteration."""
-    matrix = matrix / (matrix.norm() + 1e-7)
+    """Bring all singular values near one, by Newton and Schulz's quintic iteration in bfloat16."""
+    matrix = (matrix / (matrix.norm() + 1e-7)).bfloat16()
     is_tall = matrix.shape[0] > matrix.shape[1]
     matrix = matrix.T if is_tall else matrix
     for _ in range(iterations):
         gram = matrix @ matrix.T
         matrix = 3.4445 * matrix + (-4.7750 * gram + 2.0315 * gram @ gram) @ matrix
-    return matrix.T if is_tall else matrix
+    return (matrix.T if is_tall else matrix).float()
 
 
 def learning_rate_scale(step: int, *, warmup: int, decay_from: int, total: int) -> float:
