@@ -60,7 +60,7 @@ def loss_of(vae, video, mask) -> torch.Tensor:
 
 
 @torch.no_grad()
-def psnr(vae, num_clips: int = 4, num_frames: int = 25) -> float:
+def psnr(vae, num_clips: int = 16, num_frames: int = 17) -> float:
     """Decibels over clips of held-out captions, peak to peak 1."""
     video, _ = clips(10**6, world.HELD_OUT, num_clips, num_frames)
     errors = [
