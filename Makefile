@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: demo test lint format toyworld-check bench clean help
+.PHONY: demo test browser lint format toyworld-check bench clean help
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -21,7 +21,15 @@ $(VENV)/.dev: $(VENV)/.runtime
 demo: $(VENV)/.runtime ## Render a 145-frame video of the default prompt with the embedded model
 	$(BIN)/python -m glc_ray.render --workers 2 --output $(DEMO_OUTPUT)
 
-test: $(VENV)/.dev ## Run the tests
+browser: ## Install Chromium for the tests of the report page, if this is Debian and you are root
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
+	  echo "no Chromium: the tests of the report page are skipped"; \
+	fi
+
+test: $(VENV)/.dev browser ## Run the tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev ## Lint, check formatting, import directions and types

@@ -15,7 +15,7 @@ from glc_ray import __version__
 from glc_ray.protocols import UserError
 from glc_ray.stopping import StoppedError
 
-_FRONT_DOORS = ("bench", "cancel", "plan", "render", "retry", "status")
+_FRONT_DOORS = ("bench", "cancel", "plan", "render", "report", "retry", "status")
 
 
 class RenderError(RuntimeError):

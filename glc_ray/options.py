@@ -70,6 +70,11 @@ _RUN_OPTIONS = (
         "--force", is_flag=True, help="Render also what the manifest says is done already."
     ),
     click.option(
+        "--report/--no-report",
+        default=True,
+        help="Keep OUTPUT/report/index.html, a page that shows the videos. [--report]",
+    ),
+    click.option(
         "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
     ),
 )

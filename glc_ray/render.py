@@ -44,6 +44,7 @@ def render(
     keep_latents: bool = False,
     from_latents: str | None = None,
     force: bool = False,
+    report: bool = True,
     wait: bool = False,
     stops: bool = False,
     quiet: bool = True,
@@ -70,6 +71,7 @@ def render(
             that do not change the latents; everything else is the file's. Where its model lies
             elsewhere on this machine: ``{"model.path": "FOLDER"}``.
         force: render it also where the output has it already.
+        report: keep the page ``report/index.html`` of the output up to date.
         wait: for another run on the output to end; otherwise that is an error.
         stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
@@ -91,7 +93,7 @@ def render(
         guidance_scale=guidance_scale,
         method=method,
     )
-    way = _Way(output, address, keep_latents, force, wait, stops, quiet)
+    way = _Way(output, address, keep_latents, force, report, wait, stops, quiet)
     if from_latents is not None:
         own = {"prompt": prompt, "pipeline": pipeline, "seed": seed}
         record = _encode_again(from_latents, own, asked, way)
@@ -110,6 +112,7 @@ class _Way:
     address: str | None
     keep_latents: bool
     force: bool
+    report: bool
     wait: bool
     stops: bool
     quiet: bool
@@ -165,6 +168,7 @@ def _run(job: VideoJob, place: Output, way: _Way, *, latents: str | None = None)
         denoises=latents is None,
         waits=way.wait,
         stops=way.stops,
+        report=way.report,
     ) as run:
         before = find(place, video_id(job))
         is_done = before is not None and before.status == "done"
@@ -210,9 +214,10 @@ def main(
           --prompt "waves on a beach" --num-frames 289 --output s3://bucket/out
       python -m glc_ray.render --catalog prompts.jsonl --workers 8 --output out
 
-    OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png and manifest.parquet. The same command
-    again does only what is missing. Exit codes: 0 done, 1 a video failed, 2 the request cannot be
-    rendered, 3 stopped by a signal, and the same command goes on from there.
+    OUTPUT gets videos/NAME.mp4, contact_sheets/NAME.png, manifest.parquet, and report/index.html, a
+    page that shows them. The same command again does only what is missing. Exit codes: 0 done, 1 a
+    video failed, 2 the request cannot be rendered, 3 stopped by a signal, and the same command goes
+    on from there.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
@@ -238,7 +243,7 @@ def main(
     record = render(from_command_line(prompts), **given)
     if record.finished_at < began:
         click.echo("done before; --force renders it again")
-    _tell(record, output)
+    _tell(record, output, given["report"])
 
 
 def _check_no_prompt(prompts: tuple[str, ...], from_latents: str | None) -> None:
@@ -249,9 +254,9 @@ def _check_no_prompt(prompts: tuple[str, ...], from_latents: str | None) -> None
             )
 
 
-def _tell(record: VideoRecord, output: str) -> None:
+def _tell(record: VideoRecord, output: str, has_report: bool) -> None:
     from glc_ray.store.output import Output
-    from glc_ray.store.paths import MANIFEST
+    from glc_ray.store.paths import MANIFEST, REPORT_PAGE
 
     place = Output(output)
     click.echo(
@@ -263,6 +268,8 @@ def _tell(record: VideoRecord, output: str) -> None:
     click.echo(f"video          {place.uri(record.path)}")
     click.echo(f"contact sheet  {place.uri(record.contact_sheet)}")
     click.echo(f"manifest       {place.uri(MANIFEST)}")
+    if has_report:
+        click.echo(f"report         {place.uri(REPORT_PAGE)}")
 
 
 class _CallableModule(ModuleType):

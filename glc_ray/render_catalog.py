@@ -28,6 +28,8 @@ class CatalogEnd:
     """Done before."""
     repeated: int
     """Asked for by an earlier row, too."""
+    report: str = ""
+    """Where the report page is, for people; empty: none was asked for."""
 
     def tell(self, echo: Callable[[str], None]) -> None:
         """In words.
@@ -45,6 +47,8 @@ class CatalogEnd:
         }
         echo(f"{self.total} videos: {', '.join(f'{n} {name}' for name, n in counts.items() if n)}")
         echo(f"in {self.output}; `glc-ray status {self.output}` tells more")
+        if self.report:
+            echo(f"report         {self.report}")
         if self.failed or self.invalid:
             raise RenderError(
                 f"{self.failed} failed and {self.invalid} invalid of {self.total}; the manifest "
@@ -71,6 +75,7 @@ def render_catalog(
     samples_per_prompt: int = 1,
     naming: str = "default",
     force: bool = False,
+    report: bool = True,
     wait: bool = False,
     stops: bool = False,
     quiet: bool = True,
@@ -89,6 +94,7 @@ def render_catalog(
         samples_per_prompt: videos of each row.
         naming: of rows without a name: default or vbench.
         force: render also what is done already.
+        report: keep the page ``report/index.html`` of the output up to date.
         wait: for another run on the output to end; otherwise that is an error.
         stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
@@ -102,6 +108,7 @@ def render_catalog(
     from glc_ray.pipeline_file import load_pipeline
     from glc_ray.runtime.run import Group, Run
     from glc_ray.store.output import Output
+    from glc_ray.store.paths import REPORT_PAGE
 
     asked = asked_for(
         options,
@@ -122,7 +129,7 @@ def render_catalog(
     )
     place = Output(output)
     place.prepare()
-    with Run(place, keep_latents=keep_latents, waits=wait, stops=stops) as run:
+    with Run(place, keep_latents=keep_latents, waits=wait, stops=stops, report=report) as run:
         spec = load_pipeline(name, asked)
         with run.connected(address, spec):
             queue = run.fill(catalog, jobs, strict=strict, force=force)
@@ -140,4 +147,5 @@ def render_catalog(
         invalid=queue.invalid,
         skipped=queue.done,
         repeated=queue.repeated,
+        report=place.uri(REPORT_PAGE) if report else "",
     )

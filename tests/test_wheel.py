@@ -67,6 +67,12 @@ def test_sdist_has_what_a_cluster_is_made_of(tmp_path: Path) -> None:
     assert not any("secrets/" in name for name in names)
 
 
+def test_the_report_page_is_in_the_wheel(installed: Path) -> None:
+    template = Path("glc_ray/report_page/template")
+    names = sorted(path.name for path in (installed / template).iterdir())
+    assert names == sorted(path.name for path in (ROOT / template).iterdir())
+
+
 def test_version(installed: Path, tmp_path: Path) -> None:
     import glc_ray
 

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from glc_ray.media.decode import Frames
 from glc_ray.media.whole_file import whole_file
+
+# Late: it imports torch, and the report page needs none.
+if TYPE_CHECKING:
+    from glc_ray.media.decode import Frames
 
 _BACKGROUND, _TITLE, _CAPTION = "#ffffff", "#1a1a1a", "#6b6b6b"
 _MARGIN, _GAP, _CAPTION_HEIGHT, _TITLE_LINE = 24, 12, 24, 30
@@ -22,7 +25,7 @@ _TITLE_LINES = 3
 _PREVIEW = 3, 2
 _TITLE_CHARACTERS = 1000  # more than these lines hold
 
-# Pillow's own font knows Latin letters only. The first of these that is installed draws the rest.
+# Pillow's own font knows ASCII only. The first of these that is installed draws the rest.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msgothic.ttc", "DejaVuSans.ttf")
 
 
@@ -214,7 +217,7 @@ def _printable(text: str) -> str:
 
 
 def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    if all(ord(character) < 0x250 for character in text):
+    if text.isascii():
         return ImageFont.load_default(size)
     for name in _WIDE_FONTS:
         try:

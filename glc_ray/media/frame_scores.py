@@ -13,14 +13,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from glc_ray.media.contact_sheet import eight_bits
-from glc_ray.media.decode import Frames
+
+# Late: it imports torch, and the report page needs none.
+if TYPE_CHECKING:
+    from glc_ray.media.decode import Frames
 
 _LONGEST_SIDE = 128
 """Of the picture that a look is taken from, in pixels."""

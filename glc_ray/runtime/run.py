@@ -20,6 +20,7 @@ from glc_ray.runtime.cluster import connected
 from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.runtime.pipeline import Graph, Listed, Renderer, RowSource
 from glc_ray.runtime.queue import QueueSummary, fill
+from glc_ray.runtime.reporting import Reporting
 from glc_ray.runtime.rows import row_of
 from glc_ray.stopping import Stop, StoppedError, stop_by_signals
 from glc_ray.store import control, manifest, run_status
@@ -27,6 +28,7 @@ from glc_ray.store.catalog import BadRow
 from glc_ray.store.lease import run_lease
 from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.output import Output
+from glc_ray.store.paths import REPORT_PAGE
 from glc_ray.store.record import VideoRecord, invalid_record
 from glc_ray.store.run_status import FINAL_STATES, RunStatus, VideoProgress
 
@@ -59,6 +61,7 @@ class Run:
         waits: for another run on ``place``, as long as that takes.
         stops: SIGTERM and SIGINT store what is in work and end it with StoppedError.
         graph: as of ``Renderer``.
+        report: keep the report page up to date.
 
     Raises:
         UserError: another run has the output.
@@ -73,8 +76,10 @@ class Run:
         waits: bool = False,
         stops: bool = False,
         graph: type[Graph] | None = None,
+        report: bool = False,
     ) -> None:
         self._graph = graph
+        self._reporting = Reporting(place, lambda: self._status) if report else None
         self._place = place
         self._keep_latents = keep_latents
         self._denoises = denoises
@@ -101,6 +106,8 @@ class Run:
             )
             # What was asked of an earlier run is not asked of this one.
             control.clear(self._place)
+            if self._reporting is not None:
+                stack.enter_context(self._reporting)
             stack.push(self._tell_end)
             self._manifest = stack.enter_context(ManifestWriter(self._place))
             watch = threading.Thread(target=self._watch, name="run", daemon=True)
@@ -176,6 +183,8 @@ class Run:
     def add(self, record: VideoRecord) -> None:
         """Put a row into the manifest."""
         self._manifest.add(record)
+        if self._reporting is not None:
+            self._reporting.add(record)
         self._ended[record.status] += 1
         if record.status != "invalid":
             self._last.append(VideoProgress(record.name, record.status))
@@ -287,7 +296,9 @@ def render_jobs(
         some.sort(key=lambda one: -one.priority)
         rows = (row_of(one.job, one.name, priority=one.priority, line=one.line) for one in some)
         groups.append(Group(some[0].job.pipeline, Listed(tuple(rows))))
-    with Run(place, keep_latents=keep_latents, stops=stops) as run:
+    # A report that is there must not go on to show what has been rendered since as failed.
+    report = place.size(REPORT_PAGE) is not None
+    with Run(place, keep_latents=keep_latents, stops=stops, report=report) as run:
         run.expect(sum(group.source.num_rows for group in groups))
         for _ in run.render(groups, address):
             pass

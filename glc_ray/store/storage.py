@@ -8,7 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import pyarrow as pa
@@ -28,6 +28,20 @@ _REPLY_S = 60.0
 PARTIAL = ".partial"
 """How the names of temporary files end."""
 _ABANDONED_S = 24 * 3600.0
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
+}
 
 _CREDENTIALS = (
     "the credentials were refused: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
@@ -126,11 +140,16 @@ def without_secrets(location: str) -> str:
 
 
 def upload(storage: fs.FileSystem, content: pa.Buffer, path: str) -> None:
-    """Store ``content`` in an object store; it is seen when it is complete, or never."""
+    """Store ``content`` in an object store; it is seen when it is complete, or never.
+
+    A server hands objects to browsers as the type that they were stored with: pages are to be
+    shown and videos to be played.
+    """
     # In one call: Arrow completes an upload when its stream is closed, for whatever reason, so that
     # an interrupt between two writes would publish half a file. A write that fails leaves an upload
     # that cannot be completed any more.
-    with storage.open_output_stream(path) as stream:
+    kind = _TYPES.get(PurePosixPath(path).suffix, "application/octet-stream")
+    with storage.open_output_stream(path, metadata={"Content-Type": kind}) as stream:
         stream.write(content)
 
 

@@ -45,7 +45,11 @@ def test_python_front_door_writes_video_sheet_and_manifest(
         f"scores/{name}.json",
         f"videos/{name}.mp4",
     ]
-    assert [file for file in files(output) if not file.startswith(".")] == expected
+    seen = [file for file in files(output) if not file.startswith((".", "report/"))]
+    assert seen == expected
+    assert f"{name}.mp4" in (output / "report/data/rows-00000.js").read_text()
+    index = (output / "report/data/index.js").read_text()
+    assert json.loads(index[len("glcReport.index(") : -len(");\n")])["run"]["state"] == "done"
     assert num_frames(output / record.path) == 33
     with Image.open(output / record.contact_sheet) as sheet:
         assert sheet.width > 100
@@ -139,6 +143,8 @@ def test_command_line_uses_the_running_cluster(
     assert done.stdout.startswith("33 frames of 24x16 in ")
     (video,) = (tmp_path / "out" / "videos").iterdir()
     assert f"video          {video}\n" in done.stdout
+    (page,) = (tmp_path / "out" / "report").glob("*.html")
+    assert f"report         {page}\n" in done.stdout
     lines = done.stderr.splitlines()
     assert lines[0].startswith("warning: tiny does not know 'zebra'. The words that it knows: ")
     assert lines[-1] == f"{video.stem}: done"

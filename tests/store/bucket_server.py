@@ -30,6 +30,8 @@ class BucketServer:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.guard: Guard = _let_pass
+        self.types: dict[str, str] = {}
+        """Content type that an upload began with, by path of the request."""
         server = self
 
         class Door(S3Handler):
@@ -39,6 +41,8 @@ class BucketServer:
                 def guarded(bucket: str, key: str) -> None:
                     server.admit(self.command, self.headers.get("Authorization", ""), bucket)
                     server.guard(self.command, self.path)
+                    if kind := self.headers.get("Content-Type"):
+                        server.types.setdefault(self.path.partition("?")[0], kind)
                     action(bucket, key)
 
                 super()._dispatch(guarded)

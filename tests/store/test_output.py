@@ -263,3 +263,20 @@ def test_keys_in_the_uri(s3: BucketServer, monkeypatch: pytest.MonkeyPatch) -> N
 def test_google_storage_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     output = Output("gs://anonymous@bucket/renders?scheme=http&endpoint_override=127.0.0.1:9")
     assert output.uri("a") == "gs://bucket/renders/a"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("report/index.html", "text/html; charset=utf-8"),
+        ("report/data/index.js", "text/javascript"),
+        ("videos/a ball.mp4", "video/mp4"),
+        ("latents/a.safetensors", "application/octet-stream"),
+    ],
+)
+def test_objects_say_what_browsers_are_to_do_with_them(
+    s3: BucketServer, s3_output: Output, name: str, kind: str
+) -> None:
+    s3_output.put_bytes(b"content", name)
+    (said,) = (found for path, found in s3.types.items() if path.endswith(name.replace(" ", "%20")))
+    assert said == kind
