@@ -335,7 +335,7 @@ def served(small: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def test_from_a_server_and_refreshed_while_the_run_goes_on(
+def test_from_a_server_and_renewed_while_the_run_goes_on(
     small: Path, served: str, open_page: OpenPage
 ) -> None:
     page = open_page(small, url=served)
@@ -344,6 +344,19 @@ def test_from_a_server_and_refreshed_while_the_run_goes_on(
     page.locator("video").evaluate(
         "video => video.readyState > 0 || new Promise((done) => { video.onloadedmetadata = done; })"
     )
-    assert page.locator("video").evaluate("video => video.duration") == pytest.approx(
-        49 / 8, abs=0.01
-    )
+    duration = page.locator("video").evaluate("video => video.duration")
+    assert duration == pytest.approx(49 / 8, abs=0.01)
+    page.keyboard.press("Escape")
+    page.clock.install()
+    page.reload()
+    shows(page, "#found", re.compile("^4 videos$"))
+    page.locator(".card-link").nth(1).focus()
+    report = Report(Output(str(small)))
+    report.sync()
+    report.add(record("newcomer", job("a newcomer", 5), 2000))
+    report.write(RunStatus("node7", 42, BEGAN, BEGAN + 2060, num_videos=9, ended={"done": 5}))
+    page.clock.run_for(16_000)
+    shows(page, "#found", re.compile("^5 videos$"))
+    assert titles(page)[0] == "a newcomer"
+    # Who was at a video is there still.
+    assert page.evaluate("document.activeElement.textContent") == "a green box"

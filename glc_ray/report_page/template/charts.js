@@ -29,7 +29,7 @@ function plot({ values, first, frames, fps, marks = [], anchor = 0, title, unit,
     anchor ? svg("rect", { class: "anchor", x: 0, y: 0, width: x(Math.min(anchor, frames) - 1), height: HEIGHT }) : null,
     [0.5, 1].map((share) => svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: y(top * share), y2: y(top * share) })),
     marks.map(([frame, share]) =>
-      svg("line", { class: "border", x1: x(frame), x2: x(frame), y1: 0, y2: HEIGHT, "stroke-opacity": 0.06 + 0.5 * share })),
+      svg("line", { class: "border", x1: x(frame), x2: x(frame), y1: 0, y2: HEIGHT, "stroke-opacity": 0.06 + 0.34 * share })),
     svg("polyline", { class: "line", points: outline(values).map(([at, value]) => `${x(at + first).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }),
     cursor);
   const readout = el("output", { class: "readout" }, summary(values, first, unit, digits));
