@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: demo test browser lint format toyworld-check bench clean help
+.PHONY: demo test browser lint format toyworld-check bench prometheus dashboards clean help
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,6 +47,16 @@ toyworld-check: $(VENV)/.runtime ## Does the embedded model show what its prompt
 
 bench: $(VENV)/.runtime ## Denoise in one process and on 1 and 2 workers: ratios
 	$(BIN)/python -m glc_ray.bench denoise
+
+prometheus: build/prometheus/usr/bin/promtool ## Fetch Prometheus for the tests of metrics (Debian, no root, no service)
+
+build/prometheus/usr/bin/promtool:
+	mkdir -p build/prometheus
+	cd build/prometheus && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
+	cd build/prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
+dashboards: $(VENV)/.dev ## Write the JSON of the Grafana dashboards anew
+	$(BIN)/python -m dashboards.build
 
 clean: ## Remove the environment and build products
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -27,6 +28,8 @@ _SHAPE = (4, 2, 2)
 @click.option("--steps", default=4, metavar="N", help="Of each video. [4]")
 @click.option("--coordinator-s", default=0.0, metavar="S",
               help="Each coordinator sleeps between steps. [0]")  # fmt: skip
+@click.option("--telemetry-pairs", "pairs", default=0, metavar="N",
+              help="Compare telemetry on and off, N times one after the other. [0]")  # fmt: skip
 def dispatch(
     workers: int,
     latent_frames: int,
@@ -34,6 +37,7 @@ def dispatch(
     videos: int,
     steps: int,
     coordinator_s: float,
+    pairs: int,
 ) -> None:
     """Windows through the real pool to denoisers that only sleep: share of the ideal.
 
@@ -44,10 +48,12 @@ def dispatch(
 
     job = _job(latent_frames, steps)
     tasks = _groups(job, latent_frames)
+    load = _Load(job, latent_frames, workers, window_s, videos, steps, coordinator_s)
     with connected("local", job.pipeline):
-        seconds, occupancy = _through_the_pool(
-            job, latent_frames, workers, window_s, videos, steps, coordinator_s
-        )
+        if pairs:
+            _compare(load, pairs)
+            return
+        seconds, occupancy = _through_the_pool(load)
     rounds_s = math.ceil(len(tasks) / workers) * window_s
     foreseen = simulate_farm(
         FarmModel(
@@ -205,7 +211,8 @@ class _Driver:
 
         self._job, self._latent_frames = job, latent_frames
         planner = ForwardPlanner(job, _facts(latent_frames))
-        self._denoiser = PoolDenoiser(farm.pool, farm.workers, planner)
+        recorder = farm.telemetry.recorder()
+        self._denoiser = PoolDenoiser(farm.pool, farm.workers, planner, recorder=recorder)
 
     def ready(self) -> None:
         pass
@@ -220,32 +227,60 @@ class _Driver:
             time.sleep(coordinator_s)
 
 
-def _through_the_pool(
-    job: VideoJob,
-    latent_frames: int,
-    num_workers: int,
-    window_s: float,
-    num_videos: int,
-    steps: int,
-    coordinator_s: float,
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Load:
+    """What goes through the pool."""
+
+    job: VideoJob
+    latent_frames: int
+    workers: int
+    window_s: float
+    videos: int
+    steps: int
+    coordinator_s: float
+
+
+def _compare(load: _Load, pairs: int) -> None:
+    """Print what telemetry costs: pairs of runs, of which the first is on and off in turn, since
+    the seconds of a shared machine drift."""
+    import statistics
+
+    ratios = []
+    for pair in range(pairs):
+        took = {
+            is_on: _through_the_pool(load, telemetry=is_on)[0]
+            for is_on in ((True, False) if pair % 2 else (False, True))
+        }
+        ratios.append(took[True] / took[False])
+        click.echo(f"on {took[True]:.3f} s, off {took[False]:.3f} s: {ratios[-1]:.4f}")
+    click.echo(
+        f"with telemetry on against off, median of {pairs} pairs: {statistics.median(ratios):.4f}"
+    )
+
+
+def _through_the_pool(load: _Load, *, telemetry: bool = False) -> tuple[float, float]:
     """Seconds of all steps, and the share of them in which workers were busy."""
     import ray
 
     from glc_ray.runtime.farm import start_farm
+    from glc_ray.runtime.metrics import Telemetry
 
     sleeper = ray.remote(_Sleeper).options(num_cpus=0)
-    workers = [sleeper.remote(window_s) for _ in range(num_workers)]
-    farm = start_farm("", workers, job.pipeline.resources.denoisers)
+    workers = [sleeper.remote(load.window_s) for _ in range(load.workers)]
+    resources = load.job.pipeline.resources
+    counted = Telemetry("bench", is_on=telemetry)
+    farm = start_farm("", workers, resources.denoisers, telemetry=counted)
     driver = ray.remote(_Driver).options(num_cpus=0)
-    jobs = [job.model_copy(update={"seed": seed}) for seed in range(num_videos)]
-    drivers = [driver.remote(farm, one, latent_frames) for one in jobs]
+    jobs = [load.job.model_copy(update={"seed": seed}) for seed in range(load.videos)]
+    drivers = [driver.remote(farm, one, load.latent_frames) for one in jobs]
     ray.get([one.ready.remote() for one in drivers])
     # Once for whatever is loaded late, then for the clock.
     ray.get([one.run.remote(1, 0.0) for one in drivers])
     before = ray.get(farm.pool.occupancy.remote()).busy_s
     start = time.perf_counter()
-    ray.get([one.run.remote(steps, coordinator_s) for one in drivers])
+    ray.get([one.run.remote(load.steps, load.coordinator_s) for one in drivers])
     seconds = time.perf_counter() - start
     busy_s = ray.get(farm.pool.occupancy.remote()).busy_s - before
-    return seconds, busy_s / seconds / num_workers
+    for actor in (*drivers, *workers, farm.pool, farm.board):
+        ray.kill(actor)
+    return seconds, busy_s / seconds / load.workers

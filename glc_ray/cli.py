@@ -6,12 +6,15 @@ Exit codes: 0 done, 1 a video failed, 2 the request cannot be rendered, 3 stoppe
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
 from glc_ray import __version__
+from glc_ray.config import LOG_FORMATS
+from glc_ray.logs import as_json
 from glc_ray.protocols import UserError
 from glc_ray.stopping import StoppedError
 
@@ -28,17 +31,17 @@ class FrontDoor(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         # Read when Ray is imported: nothing that asks it late must start a cluster of its own.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        if os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+            # Ray colours what it says itself, in log files, too.
+            os.environ.setdefault("RAY_COLOR_PREFIX", "0")
         try:
             return super().invoke(ctx)
         except (UserError, RenderError) as error:
-            click.echo(f"error: {error}", err=True)
+            _tell(ctx, str(error))
             ctx.exit(2 if isinstance(error, UserError) else 1)
         except StoppedError as error:
-            click.echo(
-                f"stopped by {error}: what is finished is kept, and the same command goes on from "
-                "there",
-                err=True,
-            )
+            text = "what is finished is kept, and the same command goes on from there"
+            _tell(ctx, f"stopped by {error}: {text}", level="")
             ctx.exit(3)
         except RuntimeError as error:
             # Late: it imports pyarrow.
@@ -46,8 +49,37 @@ class FrontDoor(click.Command):
 
             if not isinstance(error, StorageError):
                 raise
-            click.echo(f"error: {error}", err=True)
+            _tell(ctx, str(error))
             ctx.exit(1)
+
+
+def _tell(ctx: click.Context, text: str, *, level: str = "error") -> None:
+    """A last line, in the form of all others."""
+    if ctx.params.get("log_format") == "json":
+        click.echo(as_json(level or "info", text), err=True)
+    else:
+        click.echo(f"{level}: {text}" if level else text, err=True)
+
+
+def _no_color(ctx: click.Context, option: click.Parameter, is_asked: bool) -> None:
+    if is_asked:
+        os.environ["NO_COLOR"] = "1"
+
+
+no_color_option = click.option(
+    "--no-color",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_no_color,
+    help="Show no colours, as with NO_COLOR in the environment.",
+)
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    help="Of progress, warnings and errors, here and in actors: json is an object a line. [text]",
+)
 
 
 class _Group(click.Group):

@@ -426,6 +426,10 @@ class CheckpointSpec(_Spec):
     when the run is stopped."""
 
 
+LogFormat = Literal["text", "json"]
+LOG_FORMATS: tuple[str, ...] = get_args(LogFormat)
+
+
 class ResourcesSpec(_Spec):
     """Where the work is done; on machines of one kind it never changes a bit of the result."""
 
@@ -439,6 +443,10 @@ class ResourcesSpec(_Spec):
     """What is stored in the middle of a video, so that it goes on there after a crash."""
     wait_for_nodes: bool = False
     """Start even where not all actors fit yet: the cluster grows by itself."""
+    telemetry: bool = True
+    """Count what happens, for Prometheus to fetch from Ray's agents."""
+    log_format: LogFormat = "text"
+    """Of the lines that actors log, into Ray's files: text or json; --log-format."""
 
 
 class TimedPrompt(_Spec):

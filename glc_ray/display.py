@@ -11,6 +11,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from glc_ray.logs import as_json
 from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 from glc_ray.telemetry import VIDEO_STATES
@@ -24,19 +25,26 @@ class _Display(Protocol):
 
 
 def shown(
-    source: Callable[[], BoardSnapshot], num_videos: int, quiet: bool
+    source: Callable[[], BoardSnapshot], num_videos: int, quiet: bool, log_format: str = "text"
 ) -> AbstractContextManager[None]:
-    """``watching`` on the terminal, or nothing."""
-    return nullcontext() if quiet else watching(source, num_videos, Console(stderr=True))
+    """``watching`` on the terminal, as lines of JSON where logs are, or nothing."""
+    if quiet:
+        return nullcontext()
+    is_json = log_format == "json"
+    return watching(source, num_videos, Console(stderr=True), is_json=is_json)
 
 
 @contextmanager
 def watching(
-    source: Callable[[], BoardSnapshot], num_videos: int, console: Console
+    source: Callable[[], BoardSnapshot],
+    num_videos: int,
+    console: Console,
+    *,
+    is_json: bool = False,
 ) -> Iterator[None]:
     """Poll ``source`` and show it until the block ends."""
     stop = threading.Event()
-    with _display(num_videos, console) as display:
+    with _display(num_videos, console, is_json) as display:
 
         def show() -> None:
             # A display that cannot ask must not end what it displays.
@@ -58,9 +66,9 @@ def watching(
 
 
 @contextmanager
-def _display(num_videos: int, console: Console) -> Iterator[_Display]:
-    if not console.is_terminal:
-        yield _Lines(num_videos, console)
+def _display(num_videos: int, console: Console, is_json: bool) -> Iterator[_Display]:
+    if is_json or not console.is_terminal:
+        yield _Lines(num_videos, console, is_json=is_json)
         return
     columns = (
         SpinnerColumn(),
@@ -122,9 +130,10 @@ class _Bars:
 class _Lines:
     """A line when a video changes its state, and one every ten seconds in between."""
 
-    def __init__(self, num_videos: int, console: Console) -> None:
+    def __init__(self, num_videos: int, console: Console, *, is_json: bool = False) -> None:
         self._num_videos = num_videos
         self._console = console
+        self._is_json = is_json
         self._eta = Eta()
         self._said: dict[str, tuple[str, float]] = {}
 
@@ -139,11 +148,17 @@ class _Lines:
                 said[video.name] = (state, at)
                 continue
             said[video.name] = (video.state, now)
-            count = f"[{_finished(board)}/{self._num_videos}] " if self._num_videos > 1 else ""
-            line = f"{count}{video.name}: {describe(video, eta)}"
+            line = self._line(video, describe(video, eta), _finished(board))
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         # No more than the board itself remembers, in however long a catalog.
         self._said = said
+
+    def _line(self, video: VideoProgress, text: str, finished: int) -> str:
+        if self._is_json:
+            step = video.steps_done if video.state == "denoising" else None
+            return as_json("info", text, video=video.name, state=video.state, step=step)
+        count = f"[{finished}/{self._num_videos}] " if self._num_videos > 1 else ""
+        return f"{count}{video.name}: {text}"
 
 
 class Eta:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from glc_ray.cli import log_format_option, no_color_option
 from glc_ray.config import METHODS
 from glc_ray.pipeline_file import OPTION_KEYS, Override, parse_assignment, pipeline_names
 
@@ -77,6 +78,8 @@ _RUN_OPTIONS = (
     click.option(
         "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
     ),
+    log_format_option,
+    no_color_option,
 )
 
 _CATALOG_OPTIONS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from glc_ray.cli import FrontDoor
+from glc_ray.logs import log_to_stderr
 from glc_ray.options import assigned, catalog_options, overrides, request_options, run_options
 from glc_ray.pipeline_file import OPTION_KEYS, load_pipeline
 from glc_ray.prompts import from_command_line
@@ -63,10 +63,9 @@ def main(
             "settings of one of its rows"
         )
     _check(measure, seconds_per_forward)
+    log_to_stderr(given["log_format"])
     # Where a video goes, and who renders it, makes no difference here.
     given = {name: value for name, value in given.items() if name in OPTION_KEYS}
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
     spec = load_pipeline(pipeline, [*overrides(given), *assigned(assignments).items()])
     prompt = from_command_line(prompts)
     is_without = prompt is None and spec.prompt is None and not spec.prompts

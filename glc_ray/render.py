@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from glc_ray.cli import FrontDoor, RenderError
+from glc_ray.logs import log_to_stderr
 from glc_ray.options import asked_for, assigned, catalog_options, request_options, run_options
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import from_command_line
@@ -100,7 +100,8 @@ def render(
     else:
         record = _render(load_pipeline(pipeline or "toyworld", asked), prompt, seed or 0, way)
     if record.status != "done":
-        raise RenderError(f"{record.name}: {record.error}")
+        log = f"\nlog: {record.log}" if record.log else ""
+        raise RenderError(f"{record.name}: {record.error}{log}")
     return record
 
 
@@ -177,7 +178,7 @@ def _run(job: VideoJob, place: Output, way: _Way, *, latents: str | None = None)
         if latents is not None:
             copy_latents(latents, place, work_latents_path(video_id(job)))
         run.expect(1)
-        with shown(run.progress, 1, way.quiet):
+        with shown(run.progress, 1, way.quiet, job.pipeline.resources.log_format):
             (record,) = run.render([Group(job.pipeline, Listed.of(job))], way.address)
     return record
 
@@ -199,6 +200,7 @@ def main(
     strict: bool,
     samples_per_prompt: int,
     naming: str,
+    log_format: str,
     **given: Any,
 ) -> None:
     """Render a long video from a prompt, or many from a catalog, on a Ray cluster.
@@ -219,14 +221,14 @@ def main(
     video failed, 2 the request cannot be rendered, 3 stopped by a signal, and the same command goes
     on from there.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    log_to_stderr(log_format)
     context = click.get_current_context()
     for name in ("pipeline", "seed"):
         # Latents have their own, which a default does not contradict.
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             given[name] = None
-    options = assigned(assignments)
+    # Actors follow the terminal, unless they are told otherwise.
+    options = {"resources.log_format": log_format} | assigned(assignments)
     given |= {"options": options, "output": output, "stops": True, "quiet": False}
     if catalog is not None:
         _check_no_prompt(prompts, given.pop("from_latents"))

@@ -134,7 +134,7 @@ def render_catalog(
         with run.connected(address, spec):
             queue = run.fill(catalog, jobs, strict=strict, force=force)
             groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
-            with shown(run.progress, queue.queued, quiet):
+            with shown(run.progress, queue.queued, quiet, spec.resources.log_format):
                 for _ in run.render(groups, address):
                     pass
     ended = run.ended

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from glc_ray.cli import FrontDoor, RenderError
+from glc_ray.cli import FrontDoor, RenderError, log_format_option, no_color_option
+from glc_ray.logs import log_to_stderr
 from glc_ray.protocols import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _COLUMNS = ("id", "name", "specification", "priority", "catalog_line")
     "here or that RAY_ADDRESS names; else one is started.",
 )
 @click.option("--keep-latents", is_flag=True, help="Store the final latents, too, as render does.")
+@log_format_option
+@no_color_option
 def main(
     location: str,
     names: tuple[str, ...],
@@ -42,6 +45,7 @@ def main(
     workers: int | None,
     address: str | None,
     keep_latents: bool,
+    log_format: str,
 ) -> None:
     """Render the failed videos of OUTPUT again; with NAMEs those, failed or cancelled.
 
@@ -54,8 +58,7 @@ def main(
       glc-ray retry output a-red-ball-1f0c7a52 --workers 4
       ray job submit -- python -m glc_ray.retry s3://bucket/out --cancelled
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    log_to_stderr(log_format)
     # Late, so that --help answers at once: these import pyarrow.
     from glc_ray.overview import check_is_output
     from glc_ray.store.output import Output

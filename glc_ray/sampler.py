@@ -29,6 +29,7 @@ from glc_ray.protocols import (
     NoiseScheduler,
     SchedulerState,
     StepPlan,
+    StepResult,
     Window,
 )
 
@@ -52,6 +53,8 @@ class StepReport:
 OnStep = Callable[[StepReport, Tensor], None]
 OnFinal = Callable[[int, Tensor], None]
 """Called with a latent frame of the video and the final latents from there on."""
+OnUpdate = Callable[[StepResult, Tensor], None]
+"""Called with a step's result and what the method made of it; it changes neither."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def sample(
     start_step: int = 0,
     on_step: OnStep | None = None,
     on_final: OnFinal | None = None,
+    on_update: OnUpdate | None = None,
 ) -> Tensor:
     """Denoise the latents of one long video (Algorithm 1).
 
@@ -94,6 +98,8 @@ def sample(
         start_step: position in ``scheduler.timesteps`` to begin at.
         on_step: called after each step with its report and the new latents.
         on_final: called in the last step with each band of final latents, from left to right.
+        on_update: called after each update by the method of all frames at once, for whoever
+            measures it.
 
     Returns:
         The clean latents, float32, (1, K, C, H, W).
@@ -113,8 +119,11 @@ def sample(
             steps_it = scheduler if band.is_whole else scheduler.of_frames(band.needs)
             result = steps_it.step(prediction, step_index, latents_BFCHW[:, band.needs])
             clock.lap("fuse")
-            done.append(method.update(result, band.needs.start)[:, band.own])
+            refined_BFCHW = method.update(result, band.needs.start)
+            done.append(refined_BFCHW[:, band.own])
             clock.lap("update")
+            if on_update is not None and band.is_whole:
+                on_update(result, refined_BFCHW)
             if is_last and on_final is not None:
                 on_final(band.frames.start, done[-1])
         latents_BFCHW = done[0] if len(done) == 1 else torch.cat(done, dim=1)
@@ -158,6 +167,7 @@ def sample_job(
     on_step: OnStep | None = None,
     on_boundary: OnBoundary | None = None,
     on_final: OnFinal | None = None,
+    on_update: OnUpdate | None = None,
 ) -> Tensor:
     """Render the latents of a job, (1, K, C, H, W) float32.
 
@@ -169,6 +179,7 @@ def sample_job(
         on_boundary: called after each step but the last with what the next needs. It holds
             references, not copies: nothing of it is changed later.
         on_final: as of ``sample``.
+        on_update: as of ``sample``.
     """
     pipeline = job.pipeline
     facts = backbones.facts(pipeline.model)
@@ -197,6 +208,7 @@ def sample_job(
         start_step=0 if start is None else start.step_index,
         on_step=after_step,
         on_final=on_final,
+        on_update=on_update,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 import threading
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
-from glc_ray.cli import FrontDoor
+from glc_ray.cli import FrontDoor, no_color_option
 
 if TYPE_CHECKING:
     from glc_ray.overview import Overview
@@ -43,6 +42,7 @@ _Show: TypeAlias = "Callable[[Overview], None]"
     metavar="PORT",
     help="Serve them to Prometheus until Ctrl-C; 0 takes any free port.",
 )
+@no_color_option
 @click.option("--host", default=_LOOPBACK, metavar="IP", help=f"To serve at. [{_LOOPBACK}]")
 def main(
     location: str, watch: bool, every: bool, as_json: bool, port: int | None, host: str
@@ -86,8 +86,9 @@ def main(
 def _serve(place: Output, port: int, host: str) -> None:
     """Until a person has had enough."""
     from glc_ray.exporter import serving
+    from glc_ray.logs import log_to_stderr
 
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_stderr()
     with serving(place, port, host) as port, suppress(KeyboardInterrupt):
         click.echo(f"metrics of {place.uri()} at http://{host}:{port}/metrics")
         threading.Event().wait()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 PREFIX = "glc_"
 """Of every name."""
@@ -275,39 +275,3 @@ METRICS: tuple[Metric, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)
 )
 """All of them, in the order above."""
-
-
-class Recorder(Protocol):
-    """Takes what actors count; every label but ``output`` is given by name."""
-
-    def add(self, metric: Metric, amount: float = 1.0, **labels: str) -> None:
-        """Count."""
-        ...
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        """What a gauge shows from now on."""
-        ...
-
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """One value of a histogram."""
-        ...
-
-    def begin(self, metric: Metric, **labels: str) -> None:
-        """Show a counter before it counts: one that is not there has no rate."""
-        ...
-
-
-class Silent:
-    """Takes nothing: telemetry that is off."""
-
-    def add(self, metric: Metric, amount: float = 1.0, **labels: str) -> None:
-        pass
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        pass
-
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        pass
-
-    def begin(self, metric: Metric, **labels: str) -> None:
-        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from glc_ray.config import VideoJob
 from glc_ray.evaluation.video_scores import scores_file
+from glc_ray.logs import log_file
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.formats import choose
 from glc_ray.media.frame_scores import SegmentScores, join_scores
@@ -37,6 +39,8 @@ from glc_ray.store.paths import (
 )
 from glc_ray.store.storage import StorageError
 from glc_ray.window_borders import window_borders
+
+_LOG = logging.getLogger(__name__)
 
 
 class Assembly:
@@ -76,13 +80,16 @@ class Assembly:
         )
         failed = next((one for one in rows if one["error"]), None)
         if failed is not None:
-            record = replace(record, status=failed["status"], error=failed["error"])
+            told = {key: failed[key] for key in ("status", "error", "log")}
+            record = replace(record, **told)
         else:
             try:
                 made, join_s = self._finish(job, name, self._plans.of(job.pipeline))
                 record = replace(record, **made, encode_s=record.encode_s + join_s, status="done")
             except Exception as failure:
-                record = replace(record, error=f"join: {in_words(failure)}")
+                _LOG.exception("join failed", extra={"video": name})
+                error = f"join: {in_words(failure)}"
+                record = replace(record, error=error, log=log_file())
         now = time.time()
         return replace(record, total_s=now - row["started"], finished_at=now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
@@ -23,6 +24,18 @@ class Board:
             self._videos.pop(video, None)
         else:
             self._videos[video] = progress
+
+    def begin(self, video: str, name: str) -> int:
+        """A video is loading; its slot, the smallest number that no other in denoising has."""
+        known = self._videos.get(video)
+        if known is None or known.slot is None:
+            taken = {other.slot for other in self._videos.values()}
+            slot = next(slot for slot in count() if slot not in taken)
+        else:
+            # Its coordinator died, and another goes on.
+            slot = known.slot
+        self._videos[video] = VideoProgress(name, "loading", slot=slot)
+        return slot
 
     def decoded(self, video: str, name: str, num_frames: int, total: int) -> None:
         """Count ``num_frames`` more of a video's ``total``, whichever decoder they are from."""

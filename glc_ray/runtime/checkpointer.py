@@ -41,6 +41,7 @@ class Checkpointer:
         self._began = self._written_at = time.monotonic()
         self.write_s = 0.0
         """Seconds spent on writing."""
+        self.written_bytes = 0
         self._thread = threading.Thread(target=self._work, name="checkpointer", daemon=True)
         self._thread.start()
 
@@ -78,6 +79,9 @@ class Checkpointer:
             except StorageError as error:
                 # The video goes on; what is lost is what a crash would have to repeat.
                 _LOG.warning("no checkpoint: %s", error)
+            else:
+                tensors = (newest.latents_BFCHW, *newest.tensors.values())
+                self.written_bytes += sum(tensor.nbytes for tensor in tensors)
             self._written_step = newest.step_index
             self._written_at = time.monotonic()
             self.write_s += self._written_at - start

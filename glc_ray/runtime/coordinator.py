@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,15 @@ from torch import Tensor
 from glc_ray.backbones.registry import facts
 from glc_ray.config import CoordinatorResources, VideoJob
 from glc_ray.forwards import ForwardPlanner
+from glc_ray.logs import about, log_file
 from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.messages import Timings
+from glc_ray.runtime.metrics import Recorder
 from glc_ray.runtime.pool_denoiser import PoolDenoiser
 from glc_ray.runtime.rows import video_id
+from glc_ray.runtime.step_metrics import StepMetrics
 from glc_ray.sampler import Boundary, StepReport, sample_job
 from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.latents import save_latents
@@ -26,6 +30,7 @@ from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
 from glc_ray.store.run_status import VideoProgress
 
+_LOG = logging.getLogger(__name__)
 _CONTROL = "control"
 
 
@@ -63,12 +68,24 @@ class Coordinator:
         self._threads = threads
         self._output = Output(farm.output)
         self._checkpointer: Checkpointer | None = None
+        farm.telemetry.log()
+        self._recorder = farm.telemetry.recorder()
 
     def ready(self) -> None:
         """Answers once the actor has started, perhaps again."""
 
-    def denoise(self, job: VideoJob, name: str, priority: int = 0) -> Timings:
+    def log_file(self) -> str:
+        """Where this process logs to."""
+        return log_file()
+
+    def denoise(self, job: VideoJob, name: str, priority: int = 0, attempt: int = 1) -> Timings:
         """Noise to clean latents, which are stored; goes on where an earlier attempt came to.
+
+        Args:
+            job: the video.
+            name: of its files.
+            priority: higher goes first.
+            attempt: how often it was begun in this run, for the log.
 
         Raises:
             DenoiseError: a window cannot be computed.
@@ -76,22 +93,32 @@ class Coordinator:
         """
         # In the thread that computes: OpenMP's numbers are a thread's own.
         torch.set_num_threads(self._threads)
+        about(video=name, attempt=attempt, step=0)
         me = ray.get_runtime_context().current_actor
-        progress = _Progress(self._farm.board, job, name)
+        progress = _Progress(self._farm.board, job, name, self._recorder)
         progress.loading(me)
         self._checkpointer = checkpointer = Checkpointer(self._output, video_id(job), job)
         try:
             latents, timings = self._sample(job, priority, progress, checkpointer)
+        except CancelledError as error:
+            _LOG.info("%s", error)
+            raise
+        except Exception:
+            _LOG.exception("denoising failed")
+            raise
         finally:
             checkpointer.close()
             progress.leave()
+            progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
         metadata = {
             "job": job.model_dump_json(),
             "specification_hash": job.specification_hash,
             "latents_hash": job.latents_hash,
         }
+        progress.metrics.moved("latents", latents.nbytes)
         save_latents(self._output, work_latents_path(video_id(job)), latents, metadata)
         checkpoints.delete(self._output, video_id(job))
+        _LOG.info("denoised in %.1f s, %d windows", timings.denoise_s, timings.num_windows)
         return timings
 
     def checkpoint(self) -> None:
@@ -106,6 +133,8 @@ class Coordinator:
         if start is not None:
             before = replace(before, resumed_at_step=start.step_index)
             progress.steps_done = start.step_index
+            about(step=start.step_index)
+            _LOG.info("goes on from its checkpoint")
         begun = time.perf_counter()
         denoiser = PoolDenoiser(
             self._farm.pool,
@@ -113,6 +142,8 @@ class Coordinator:
             ForwardPlanner(job, facts(job.pipeline.model)),
             priority=priority,
             on_windows=progress.windows,
+            recorder=self._recorder,
+            slot=progress.slot,
         )
         prompt_s = time.perf_counter() - begun
 
@@ -120,12 +151,21 @@ class Coordinator:
             return before + progress.timings(denoiser, prompt_s)
 
         def offer(boundary: Boundary) -> None:
+            progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
             checkpointer.offer(boundary, timings())
 
         try:
             latents = sample_job(
-                job, denoiser, start=start, on_step=progress.step, on_boundary=offer
+                job,
+                denoiser,
+                start=start,
+                on_step=progress.step,
+                on_boundary=offer,
+                on_update=progress.metrics.refined,
             )
+        except FloatingPointError:
+            progress.metrics.nonfinite()
+            raise
         except CancelledError:
             # Who asks for it again goes on from here.
             checkpointer.flush()
@@ -139,20 +179,22 @@ class Coordinator:
 class _Progress:
     """Tells the board, and hears from it whether to go on."""
 
-    def __init__(self, board: Any, job: VideoJob, name: str) -> None:
+    def __init__(self, board: Any, job: VideoJob, name: str, recorder: Recorder) -> None:
         self.steps_done = 0
         self._steps: list[StepReport] = []
         self._board = board
         self._key = job.specification_hash
         self._name = name
         self._num_steps = job.pipeline.sampling.num_steps
+        self.slot: int = ray.get(board.begin.remote(self._key, name))
+        self.metrics = StepMetrics(recorder, job, self.slot)
 
     def loading(self, coordinator: Any) -> None:
         self._board.attend.remote(self._name, coordinator)
-        self._board.report.remote(self._key, VideoProgress(self._name, "loading"))
 
     def leave(self) -> None:
         self._board.leave.remote(self._name)
+        self.metrics.close()
 
     def windows(self, done: int, total: int) -> None:
         self._tell(windows_done=done, num_windows=total)
@@ -160,6 +202,15 @@ class _Progress:
     def step(self, report: StepReport, latents: Tensor) -> None:
         self._steps.append(report)
         self.steps_done = report.step_index + 1
+        about(step=report.step_index)
+        _LOG.info(
+            "done, %d windows: denoise %.2f s, fuse %.2f s, refine %.2f s",
+            report.num_windows,
+            report.denoise_s,
+            report.fuse_s,
+            report.update_s,
+        )
+        self.metrics.step(report)
         self._tell(windows_done=0, num_windows=report.num_windows)
         if ray.get(self._board.is_cancelled.remote(self._name)):
             raise CancelledError(f"cancelled after step {report.step_index}")
@@ -185,5 +236,6 @@ class _Progress:
             num_steps=self._num_steps,
             windows_done=windows_done,
             num_windows=num_windows,
+            slot=self.slot,
         )
         self._board.report.remote(self._key, progress)

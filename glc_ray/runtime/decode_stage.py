@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -14,14 +15,18 @@ from typing import Any
 import torch
 from ray.exceptions import RayError
 
+from glc_ray import telemetry
 from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
+from glc_ray.logs import about, log_file
+from glc_ray.media.segments import SegmentReport
 from glc_ray.media.stretch import Segment, Stretch, stretches
 from glc_ray.media.tiles import SpreadTiles
 from glc_ray.media.write import WrittenSegment, write_segments
 from glc_ray.runtime.denoiser import assigned_device
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
+from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
 from glc_ray.runtime.stored_latents import StoredLatents
 from glc_ray.runtime.tile_pool import BlendingDecoder, spread_over
@@ -36,6 +41,7 @@ PICTURES = ".pictures"
 SCORES = ".scores"
 """Suffix of the scores of a segment's frames: JSON."""
 
+_LOG = logging.getLogger(__name__)
 _MAX_LOSSES = 3
 """Of tile actors in one row, before the video fails."""
 
@@ -90,18 +96,24 @@ class DecodeEncodeStage:
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
         self._board = board
+        counted = Telemetry.of(self._output.uri(), pipeline.resources)
+        counted.log()
+        self._recorder = counted.recorder()
 
     def __call__(self, row: Row) -> Row:
         if row["error"]:
             return row
         work, error = _Work(), ""
-        for _ in range(_MAX_LOSSES):
+        for loss in range(_MAX_LOSSES):
+            about(video=row["name"], attempt=loss + 1)
             try:
                 self._make(job_of(row), row, work)
             except RayError as failure:
                 # A tile actor was lost, and its caches with it: begin anew behind what is done.
+                _LOG.warning("%s: a tile actor was lost: %s", _place(work), failure)
                 error = in_words(failure)
             except Exception as failure:
+                _LOG.exception("%s failed", _place(work))
                 error = in_words(failure)
                 break
             else:
@@ -162,9 +174,15 @@ class DecodeEncodeStage:
                     raise
                 work.decode_s += one.report.decode_s
                 work.encode_s += one.report.encode_s
+                self._count(one.report)
 
     def _tell(self, job: VideoJob, row: Row, plan: FilePlan, num_frames: int) -> None:
         self._board.decoded.remote(job.specification_hash, row["name"], num_frames, plan.num_frames)
+
+    def _count(self, report: SegmentReport) -> None:
+        self._recorder.add(telemetry.FRAMES, report.num_frames)
+        self._recorder.add(telemetry.DECODE_SECONDS, report.decode_s)
+        self._recorder.add(telemetry.ENCODE_SECONDS, report.encode_s)
 
     def _store(self, ledger: Ledger, written: WrittenSegment, attempt: int) -> None:
         """Store a segment and enter it; a folder of pictures as one tar file."""
@@ -190,6 +208,7 @@ class DecodeEncodeStage:
             settings_hash=ledger.settings_hash,
         )
         ledger.commit(segment.index, attempt, entry)
+        self._recorder.add(telemetry.MOVED_BYTES, local.stat().st_size, kind="segments")
         shutil.rmtree(written.path) if written.path.is_dir() else written.path.unlink()
         local.unlink(missing_ok=True)
 
@@ -197,6 +216,7 @@ class DecodeEncodeStage:
 def _answer(row: Row, work: _Work, *, error: str = "") -> Row:
     return {
         **row,
+        "log": log_file() if error else "",
         "decode_s": work.decode_s,
         "encode_s": work.encode_s,
         "decoding_at": work.began_at,

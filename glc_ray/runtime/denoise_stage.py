@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -21,6 +22,7 @@ from glc_ray.store.latents import read_header
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
 
+_ANSWER_S = 10.0
 _MAX_LOSSES = 5
 """Of the coordinator or the pool in one video, before the video fails."""
 
@@ -51,9 +53,17 @@ class DenoiseStage:
         except CancelledError as error:
             yield stretch_row(row, error=str(error), status="cancelled")
         except RayError as error:
-            yield stretch_row(row, error=reason(error))
+            yield stretch_row(row, error=reason(error), log=self._log_file(error))
         except Exception as error:
             yield stretch_row(row, error=f"latents: {type(error).__name__}: {error}")
+
+    def _log_file(self, error: RayError) -> str:
+        """Where the coordinator tells more of its failure; where it is lost, nobody knows."""
+        if not isinstance(error, RayTaskError):
+            return ""
+        with suppress(RayError):
+            return str(ray.get(self._coordinator.log_file.remote(), timeout=_ANSWER_S))
+        return ""
 
     def _is_stored(self, job: VideoJob) -> bool:
         try:
@@ -73,8 +83,8 @@ class DenoiseStage:
         losses = 0
         while True:
             try:
-                answer = self._coordinator.denoise.remote(job, row["name"], row["priority"])
-                return ray.get(answer)
+                denoise = self._coordinator.denoise
+                return ray.get(denoise.remote(job, row["name"], row["priority"], losses + 1))
             except RayTaskError as error:
                 if isinstance(error.cause, CancelledError):
                     raise error.cause from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from glc_ray.config import DenoiserResources
 from glc_ray.runtime.board import Board
+from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.pool import Pool
 
 
@@ -24,15 +25,25 @@ class Farm:
     """Denoisers, by their names in the pool."""
     pool: Any
     board: Any
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    """What they count for."""
 
 
-def start_farm(output: str, workers: Sequence[Any], resources: DenoiserResources) -> Farm:
+def start_farm(
+    output: str,
+    workers: Sequence[Any],
+    resources: DenoiserResources,
+    *,
+    telemetry: Telemetry | None = None,
+) -> Farm:
     """Start what coordinators need beside ``workers``, on the node of this process."""
+    counted = telemetry or Telemetry()
     return Farm(
         output=output,
         workers=tuple(workers),
-        pool=beside_me(Pool).remote(workers, resources),
+        pool=beside_me(Pool).remote(workers, resources, counted),
         board=beside_me(Board).remote(),
+        telemetry=counted,
     )
 
 

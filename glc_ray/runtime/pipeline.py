@@ -23,8 +23,10 @@ from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import Farm, beside_me, start_farm
 from glc_ray.runtime.file_plans import FilePlans
+from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
+from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
 from glc_ray.store.run_status import Occupancy, VideoProgress
 
@@ -92,7 +94,9 @@ class Renderer:
     ) -> None:
         self._graph_class = graph or Graph
         self._workers = start_denoisers(pipeline) if denoises else []
-        self._farm = start_farm(output, self._workers, pipeline.resources.denoisers)
+        resources = pipeline.resources
+        counted = Telemetry.of(Output(output).uri(), resources)
+        self._farm = start_farm(output, self._workers, resources.denoisers, telemetry=counted)
         # Here, where diffusers is imported already, and not once more in the graph's process.
         plans = FilePlans(pipeline, num_videos)
         at_once = videos_at_once(pipeline, plans.model, num_videos)
@@ -185,6 +189,7 @@ class Graph:
     """Actor that runs the Ray Data graph."""
 
     def __init__(self, farm: Farm, plan: GraphPlan) -> None:
+        farm.telemetry.log()
         self._farm = farm
         self._plan = plan
 

@@ -7,6 +7,7 @@ and gets the answer from it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 import time
 from collections import deque
@@ -20,8 +21,11 @@ from glc_ray.config import DenoiserResources
 from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.messages import Failure
+from glc_ray.runtime.metrics import Telemetry
+from glc_ray.runtime.pool_metrics import PoolMetrics
 from glc_ray.store.run_status import Occupancy
 
+_LOG = logging.getLogger(__name__)
 _MAX_FAILURES = 3
 """Of one task, before its video fails."""
 _WATCH_S = 1.0
@@ -39,9 +43,15 @@ class Pool:
     Args:
         workers: handles of the denoiser actors; a worker is called by its position.
         resources: how long to wait for an answer.
+        telemetry: what it counts for.
     """
 
-    def __init__(self, workers: Sequence[Any], resources: DenoiserResources) -> None:
+    def __init__(
+        self,
+        workers: Sequence[Any],
+        resources: DenoiserResources,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._workers = tuple(workers)
         self._resources = resources
         self._dispatch = Dispatch(max_failures=_MAX_FAILURES)
@@ -65,6 +75,9 @@ class Pool:
         self._running: set[asyncio.Task[None]] = set()
         self._busy_s = 0.0
         self._restarts = 0
+        self._metrics = PoolMetrics(telemetry or Telemetry())
+        if telemetry is not None:
+            telemetry.log()
 
     # What coordinators call
 
@@ -107,7 +120,10 @@ class Pool:
 
     async def complete(self, assignment: Assignment, seconds: float | None) -> None:
         """A worker answered; ``seconds`` of a forward, if it was one."""
-        if self._dispatch.complete(assignment):
+        is_taken = self._dispatch.complete(assignment)
+        if seconds is not None:
+            self._metrics.answered(assignment.worker, seconds, is_taken=is_taken)
+        if is_taken:
             if seconds is not None:
                 self._took.append(seconds)
                 self._busy_s += seconds
@@ -117,7 +133,8 @@ class Pool:
 
     async def fail(self, assignment: Assignment, why: str, is_lost: bool) -> None:
         """A worker failed: it was lost, or its device may be sick, and is restarted."""
-        self._fail(assignment, why, is_lost=is_lost)
+        if self._fail(assignment, why, is_lost=is_lost):
+            self._metrics.failed(assignment.worker, "lost" if is_lost else "failed")
 
     async def close(self, video: str) -> None:
         """A video's coordinator is through with it, or was given up."""
@@ -125,6 +142,9 @@ class Pool:
 
     async def occupancy(self) -> Occupancy:
         """What the workers do now, and did."""
+        return self._occupancy()
+
+    def _occupancy(self) -> Occupancy:
         busy = sum(bool(self._dispatch.assignments(w)) for w in self._dispatch.workers)
         return Occupancy(
             workers=len(self._workers),
@@ -155,21 +175,35 @@ class Pool:
             self._since.pop(worker, None)
             self._idle[worker] = time.monotonic()
 
-    def _fail(self, assignment: Assignment, why: str, *, is_lost: bool) -> None:
+    def _fail(self, assignment: Assignment, why: str, *, is_lost: bool) -> bool:
+        """Whether it was the answer of the task's owner that failed."""
         worker = int(str(assignment.worker))
         # What died unseen while it was idle is no task's fault.
         counts = not (is_lost and worker in self._unsure)
         try:
             if not self._dispatch.fail(assignment, why, is_lost=is_lost, counts=counts):
-                return
+                return False
         except TaskFailedError as error:
             self._give_up(str(error.video), Failure(error.task, str(error)))
+        _LOG.warning(
+            "worker %d: %s; task %d waits again",
+            worker,
+            why,
+            assignment.task,
+            extra={
+                "video": assignment.video,
+                "step": assignment.step,
+                "attempt": assignment.attempt,
+                "worker": worker,
+            },
+        )
         if not is_lost:
             # It lives, but a CUDA context does not heal after an error.
             self._kill(worker)
         self._restarts += 1
         self._await_ready(worker)
         self._grant()
+        return True
 
     def _give_up(self, video: str, failure: Failure) -> None:
         self._failed[video] = failure
@@ -189,6 +223,7 @@ class Pool:
     def _start(self) -> None:
         """Once, in the loop that answers calls."""
         if not self._running:
+            self._metrics.begin(len(self._workers))
             for worker in range(len(self._workers)):
                 self._await_ready(worker)
             self._run(self._watch())
@@ -263,6 +298,7 @@ class Pool:
     async def _watch(self) -> None:
         """Replace workers that do not answer in a multiple of the usual time."""
         while True:
+            self._metrics.stand(self._occupancy())
             await asyncio.sleep(_WATCH_S)
             now, patience_s = time.monotonic(), self._patience_s()
             for worker, since in list(self._since.items()):
@@ -271,3 +307,4 @@ class Pool:
                     why = f"no answer in {now - since:.0f} s, where {self._usual_s():.1f} are usual"
                     self._kill(worker)
                     self._fail(held[0], why, is_lost=True)
+                    self._metrics.failed(worker, "silent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,11 +15,15 @@ from glc_ray.forwards import ForwardPlanner
 from glc_ray.protocols import Forward, StepPlan, Window
 from glc_ray.runtime.dispatch import Assignment
 from glc_ray.runtime.errors import DenoiseError, reason
+from glc_ray.runtime.forward_metrics import ForwardMetrics
 from glc_ray.runtime.messages import Array, Failure, WindowBatch
+from glc_ray.runtime.metrics import Recorder, Silent
 from glc_ray.sampler import gather_clips
 
 OnWindows = Callable[[int, int], None]
 """Called with (windows done, windows in the step)."""
+
+_LOG = logging.getLogger(__name__)
 
 _Send = Callable[[int, Any], Any]
 """Sends a task to a worker; the reference of the answer."""
@@ -33,6 +38,8 @@ class PoolDenoiser:
         planner: of the video's job.
         priority: of the video among those that the pool works for.
         on_windows: is told of progress within a step.
+        recorder: takes what is counted.
+        slot: label of the video there.
 
     Raises:
         DenoiseError: the prompts cannot be encoded.
@@ -46,6 +53,8 @@ class PoolDenoiser:
         *,
         priority: int = 0,
         on_windows: OnWindows | None = None,
+        recorder: Recorder | None = None,
+        slot: int = 0,
     ) -> None:
         self.forward_s = 0.0
         self.num_windows = 0
@@ -55,6 +64,7 @@ class PoolDenoiser:
         self._workers = workers
         self._planner = planner
         self._on_windows = on_windows or (lambda done, total: None)
+        self._metrics = ForwardMetrics(recorder or Silent(), slot)
         self._video = planner.job.specification_hash
         self._step = 0
         ray.get(pool.open.remote(self._video, priority))
@@ -75,6 +85,7 @@ class PoolDenoiser:
         Raises:
             DenoiseError: a batch failed as often as it may, or no worker is left.
         """
+        self._metrics.plan(plan)
         forwards = self._planner.forwards(plan)
         anchors: dict[str, Any] = {}
 
@@ -82,6 +93,7 @@ class PoolDenoiser:
             forward = forwards[task]
             batch = WindowBatch(forward, _array(gather_clips(latents_BFCHW, forward.windows)))
             anchor = _shared_anchor(anchors, forward, latents_BFCHW)
+            self._metrics.sent(batch, _clip_bytes(batch) if anchor is not None else 0)
             return worker.denoise.remote(batch, self._conditioning, anchor)
 
         # Without an anchor no group suits a worker better than another.
@@ -91,6 +103,7 @@ class PoolDenoiser:
         try:
             for task, answer in self._answers(groups, send):
                 self._count(answer)
+                self._metrics.answered(forwards[task], answer)
                 answers[task] = answer
                 done += len(forwards[task].windows)
                 self._on_windows(done, len(plan.windows))
@@ -173,8 +186,11 @@ class PoolDenoiser:
         except RayError as error:
             if isinstance(getattr(error, "cause", None), FloatingPointError):
                 # It would be the same again, and the worker is well.
+                self._metrics.nonfinite()
                 raise _TaskError(assignment.task, reason(error)) from None
             is_lost = not isinstance(error, RayTaskError)
+            # With its traceback, of which others are told the last line.
+            _LOG.warning("did not answer: %s", error, extra={"worker": assignment.worker})
             self._pool.fail.remote(assignment, reason(error), is_lost)
             return None
         self._pool.complete.remote(assignment, getattr(answer, "forward_s", None))
@@ -196,6 +212,10 @@ def _shared_anchor(anchors: dict[str, Any], forward: Forward, latents_BFCHW: Ten
     if forward.path not in anchors:
         anchors[forward.path] = ray.put(_array(gather_clips(latents_BFCHW, [forward.anchor])))
     return anchors[forward.path]
+
+
+def _clip_bytes(batch: WindowBatch) -> int:
+    return batch.clips_BFCHW[:1].nbytes
 
 
 def _array(tensor: Tensor) -> Array:

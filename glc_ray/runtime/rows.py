@@ -57,6 +57,7 @@ def stretch_row(
     timings: Timings | None = None,
     error: str = "",
     status: str = "failed",
+    log: str = "",
 ) -> Row:
     """A row for the decoders.
 
@@ -67,6 +68,7 @@ def stretch_row(
         timings: of the video's denoising.
         error: why the video has failed.
         status: of a video with an error: failed or cancelled.
+        log: file of the actor in which it failed.
     """
     return {
         **row,
@@ -76,6 +78,7 @@ def stretch_row(
         "timings": json.dumps(asdict(timings or Timings())),
         "error": error,
         "status": status,
+        "log": log,
         "denoised_at": time.time(),
         "decoding_at": 0.0,
         "decoded_at": 0.0,

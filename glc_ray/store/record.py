@@ -78,6 +78,8 @@ class VideoRecord:
     """When the first of its decoders began."""
     decoded_at: float = 0.0
     """When the last of its segments was stored; then they are joined."""
+    log: str = ""
+    """Where the actor in which it failed tells more, HOST:PATH."""
     finished_at: float = 0.0
     """When it came to this status, in seconds since 1970."""
 

@@ -69,13 +69,13 @@ class Nodes:
         del self.processes[node]
         self.add()
 
-    def start_head(self, num_cpus: int = 2) -> None:
-        """Start the head, with a dashboard that takes jobs."""
+    def start_head(self, num_cpus: int = 2, *options: str) -> None:
+        """Start the head, with a dashboard that takes jobs; ``options`` are further ones."""
         port, dashboard = self.address.rpartition(":")[2], self.dashboard.rpartition(":")[2]
         command = [str(RAY), "start", "--head", "--block", f"--node-ip-address={HEAD}"]
         command += [f"--num-cpus={num_cpus}", f"--port={port}"]
         command += [f"--dashboard-host={HEAD}", f"--dashboard-port={dashboard}"]
-        command += [f"--dashboard-agent-listen-port={free_port()}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", *options]
         self._start(command)
         _wait_for(HEAD, int(dashboard), self.processes[0])
 

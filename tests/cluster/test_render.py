@@ -99,6 +99,12 @@ def test_a_video_that_fails_is_a_row_and_the_others_are_rendered(
     assert records["a red ball"].status == "done"
     assert records["a blue box"].status == "failed"
     assert "/nowhere has no model_index.json" in records["a blue box"].error
+    _, _, log = records["a blue box"].log.partition(":")
+    lines = Path(log).read_text().splitlines()
+    name = records["a blue box"].name
+    (line,) = [line for line in lines if f" error video={name} step=0 attempt=1: " in line]
+    assert line.endswith("denoising failed")
+    assert lines[lines.index(line) + 1].startswith("Traceback")
 
 
 def test_python_front_door_raises_where_the_video_fails_and_keeps_its_row(
