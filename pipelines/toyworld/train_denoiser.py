@@ -19,7 +19,7 @@ from torch.nn import functional
 from train_vae import BUILD
 from training import Trainer, learning_rate_scale
 
-FRAME_STEPS, FRAME_BATCH = 500, 48
+FRAME_STEPS, FRAME_BATCH = 400, 48
 WINDOW_STEPS, WINDOW_BATCH = 2000, 12
 """Steps, and the batch of each process."""
 LEARNING_RATE = 3e-3
@@ -109,12 +109,12 @@ def main() -> None:
         loss = loss_of(trainer.model, scheduler, *batch)
         trainer.update(loss, scale)
         losses.append(loss.item())
+        if trainer.step % 100 == 0 or trainer.step == total:
+            trainer.save(checkpoint)
         if trainer.rank == 0 and trainer.step % 25 == 0:
             seconds, mean = time.monotonic() - started, sum(losses) / len(losses)
             print(f"step {trainer.step} loss {mean:.4f} after {seconds:.0f} s", flush=True)
             losses.clear()
-        if trainer.step % 100 == 0 or trainer.step == total:
-            trainer.save(checkpoint)
 
 
 if __name__ == "__main__":
