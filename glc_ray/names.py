@@ -69,6 +69,11 @@ def clash_key(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def name_key(name: str) -> int:
+    """64-bit digest of ``clash_key``: of millions of names two alike are as good as none."""
+    return int.from_bytes(hashlib.blake2b(clash_key(name).encode(), digest_size=8).digest(), "big")
+
+
 def _is_unsafe(letter: str) -> bool:
     if letter.isascii():
         return letter in _RESERVED or letter < " " or letter == "\x7f"

@@ -31,8 +31,8 @@ from glc_ray.store.manifest_parts import (
     write_part,
 )
 from glc_ray.store.output import Output
-from glc_ray.store.paths import MANIFEST
-from glc_ray.store.record import SCHEMA, WRITTEN, VideoRecord, invalid_record
+from glc_ray.store.paths import MANIFEST, MANIFEST_PARTS
+from glc_ray.store.record import SCHEMA, STATUSES, WRITTEN, VideoRecord, invalid_record
 
 __all__ = [
     "MANIFEST",
@@ -49,6 +49,8 @@ __all__ = [
 
 _COLUMNS = [field.name for field in fields(VideoRecord)]
 _MERGED_PARTS = 16
+_SMALL_BYTES = 2 << 20
+"""Of about 20,000 rows: 10,000 are 1.1 MiB, and merged in 0.2 s of CPU."""
 _WRITER_BITS = 16
 # Of the time, merging everything takes at most this share.
 _COMPACT_SHARE = 0.02
@@ -92,8 +94,12 @@ class ManifestWriter:
     def __enter__(self) -> ManifestWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or self._is_small():
+            self.close()
+        else:
+            # Whoever is stopped has seconds. What is not merged is read all the same.
+            self.flush()
 
     def add(self, record: VideoRecord) -> None:
         """Add a row; it is stored when ``flush`` has returned."""
@@ -124,6 +130,10 @@ class ManifestWriter:
         """Store the rows that were added, and merge all into manifest.parquet."""
         self.flush()
         compact(self._output)
+
+    def _is_small(self) -> bool:
+        """Whether all rows are merged in a fraction of a second."""
+        return sum(file.size for file in self._output.list(MANIFEST_PARTS)) <= _SMALL_BYTES
 
     def _now_ns(self) -> int:
         """Greater than all before; its last bits are this writer's."""
@@ -165,7 +175,8 @@ def find(output: Output, video_id: str) -> VideoRecord | None:
 
 
 def iter_batches(output: Output, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows, a few thousand at a time, of each video one, about in the order of writing.
+    """The rows, a few thousand at a time, of each video one, about in the order of writing; without
+    those that are outdated.
 
     Args:
         output: where the manifest is.
@@ -183,7 +194,7 @@ def iter_batches(output: Output, columns: Sequence[str] | None = None) -> Iterat
         of = parts(output)
         index, count = 0, 0
         try:
-            rows = newest_rows(output, of)
+            rows = newest_rows(output, of, STATUSES)
             for index, part in enumerate(of):
                 picks, count = rows.picks(index, given), 0
                 for batch in picked(read_batches(output, part, names), picks):

@@ -10,6 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+OUTDATED = "outdated"
+STATUSES = ("done", "failed", "cancelled", "invalid")
+"""Of rows that are true."""
+
 
 @dataclass(frozen=True)
 class VideoRecord:
@@ -25,7 +29,8 @@ class VideoRecord:
     specification: str
     """The whole specification as JSON: enough to render the video again."""
     status: str
-    """done, failed, cancelled or invalid (a row of a catalog that is no video)."""
+    """done, failed, cancelled, invalid (a row of a catalog that is no video), or outdated: a row
+    that is true no more, which readers of ``manifest`` do not see."""
     num_frames: int = 0
     fps: float = 0.0
     width: int = 0
@@ -62,6 +67,8 @@ class VideoRecord:
     """Why it failed, or is invalid."""
     catalog_line: int = 0
     """Line of the catalog that asks for it, from 1; 0: not from a catalog."""
+    catalog: str = ""
+    """Its location."""
     priority: int = 0
     """Higher went first."""
     resumed_at_step: int = 0
@@ -105,7 +112,23 @@ def invalid_record(
         specification="",
         status="invalid",
         error=error,
+        catalog=location,
         catalog_line=line,
+        finished_at=time.time(),
+    )
+
+
+def outdated_record(id: str, name: str, why: str) -> VideoRecord:
+    """The row that takes the place of one that is true no more."""
+    return VideoRecord(
+        id=id,
+        name=name,
+        prompt="",
+        seed=0,
+        specification_hash="",
+        specification="",
+        status=OUTDATED,
+        error=why,
         finished_at=time.time(),
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from glc_ray.store.manifest_parts import ChangedError, Part, keys_of, parts, read_batches
 from glc_ray.store.output import Output
 from glc_ray.store.paths import MANIFEST
-from glc_ray.store.record import WRITTEN
+from glc_ray.store.record import OUTDATED, WRITTEN
 
 SUMS = (
     "num_frames",
@@ -77,12 +77,13 @@ class ManifestTotals:
         rows = self._newest
         names = np.array([_hash(name) for name in without], np.uint64)
         counts = ~np.isin(rows.names, names)
+        is_true = rows.status != OUTDATED
         status, sums = rows.status[counts], rows.sums[counts]
         done = status == "done"
         # What a video took counts however it ended, what came of it only if it is there.
         totals = np.where([_is_made(name) for name in SUMS], sums[done].sum(0), sums.sum(0))
         return Totals(
-            statuses=dict(Counter(status.tolist())),
+            statuses=dict(Counter(rows.status[counts & is_true].tolist())),
             sums=dict(zip(SUMS, totals.tolist(), strict=True)),
         )
 
