@@ -31,9 +31,9 @@ _ENDED = {
 def main(location: str, names: tuple[str, ...], yes: bool) -> None:
     """Cancel videos of the run on OUTPUT, by their NAMEs; without one, the whole run.
 
-    A video in work stops at its next step and frees its workers, one that is queued does not begin.
-    What is finished is kept, and so are checkpoints: `glc-ray retry --cancelled OUTPUT` goes on
-    from there.
+    A video in work stops at its next step, or segment where it is decoded, and frees its workers;
+    one that is queued does not begin. What is finished is kept, and so are checkpoints, latents and
+    segments: `glc-ray retry --cancelled OUTPUT` goes on from there.
 
     \b
     Examples:
@@ -81,8 +81,8 @@ def _cancel_run(place: Output, run: RunStatus, yes: bool) -> None:
         return
     request_cancel(place)
     click.echo(
-        f"{place.uri()}: asked; {what}: those in work stop at their next step, no other begins. "
-        "The same command as before goes on with them"
+        f"{place.uri()}: asked; {what}: those in work stop at their next step or segment, no other "
+        "begins. The same command as before goes on with them"
     )
 
 
@@ -98,7 +98,7 @@ def _judged(
         if name in in_work:
             text = f"{describe(in_work[name], None)}; asked, it stops at its next step"
             if in_work[name].state == "decoding":
-                text = "decoding; asked, but what is denoised may be finished first"
+                text = f"{describe(in_work[name], None)}; asked, it stops at its next segment"
             yield name, True, text
             continue
         status, finished_at = ended.get(name, ("", 0.0))

@@ -49,7 +49,11 @@ def call(place: Output, *arguments: str) -> Result:
             True,
             "denoising: step 3 of 25, window 4 of 18; asked, it stops at its next step",
         ),
-        ("red-ball", True, "decoding; asked, but what is denoised may be finished first"),
+        (
+            "red-ball",
+            True,
+            "decoding: frame 9 of 145; asked, it stops at its next segment",
+        ),
         ("long-done", False, "done already, so there is nothing to cancel"),
         ("just-lost", False, "failed already, so there is nothing to cancel"),
         ("lost", True, "failed in an earlier run; asked, if it is queued again"),
@@ -82,7 +86,7 @@ def test_whole_run(place: Output) -> None:
     assert result.exit_code == 0
     assert result.stdout == (
         f"{place.location}: asked; 2 videos in work and 6 queued: those in work stop at their next "
-        "step, no other begins. The same command as before goes on with them\n"
+        "step or segment, no other begins. The same command as before goes on with them\n"
     )
     assert control.read_cancelled(place).everything
 

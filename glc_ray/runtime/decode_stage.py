@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray.exceptions import RayError
 
@@ -24,6 +25,7 @@ from glc_ray.media.stretch import Segment, Stretch, stretches
 from glc_ray.media.tiles import SpreadTiles
 from glc_ray.media.write import WrittenSegment, write_segments
 from glc_ray.runtime.denoiser import assigned_device
+from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.metrics import Telemetry
@@ -108,6 +110,8 @@ class DecodeEncodeStage:
             about(video=row["name"], attempt=loss + 1)
             try:
                 self._make(job_of(row), row, work)
+            except CancelledError as cancelled:
+                return _answer(row, work, error=str(cancelled)) | {"status": "cancelled"}
             except RayError as failure:
                 # A tile actor was lost, and its caches with it: begin anew behind what is done.
                 _LOG.warning("%s: a tile actor was lost: %s", _place(work), failure)
@@ -122,6 +126,7 @@ class DecodeEncodeStage:
 
     def _make(self, job: VideoJob, row: Row, work: _Work) -> None:
         """Make the row's segments that are not there yet."""
+        self._check_wanted(row)
         plan = self._plans.of(job.pipeline)
         ledger = ledger_of(self._output, job)
         done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
@@ -165,6 +170,7 @@ class DecodeEncodeStage:
                 on_frames=lambda num_frames: self._tell(job, row, plan, num_frames),
             )
             for segment, attempt in zip(stretch, attempts, strict=True):
+                self._check_wanted(row)
                 work.segment = segment
                 one = next(written)
                 try:
@@ -175,6 +181,11 @@ class DecodeEncodeStage:
                 work.decode_s += one.report.decode_s
                 work.encode_s += one.report.encode_s
                 self._count(one.report)
+
+    def _check_wanted(self, row: Row) -> None:
+        """Raises CancelledError where somebody asked for the video's end."""
+        if ray.get(self._board.is_cancelled.remote(row["name"])):
+            raise CancelledError("cancelled while it was decoded; what is stored is kept")
 
     def _tell(self, job: VideoJob, row: Row, plan: FilePlan, num_frames: int) -> None:
         self._board.decoded.remote(job.specification_hash, row["name"], num_frames, plan.num_frames)
