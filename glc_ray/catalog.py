@@ -46,6 +46,8 @@ class CatalogJob:
     """Of the row."""
     group: str
     """As ``group_of``."""
+    catalog: str = ""
+    """Its location, where that is known."""
 
 
 class CatalogJobs:

@@ -33,7 +33,7 @@ def log_to_stderr(log_format: str = "text", *, is_actor: bool = False) -> None:
         log_format: text or json, a JSON object a line.
         is_actor: what happens is logged, too, dated; else only warnings.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Json() if log_format == "json" else _Dated() if is_actor else _Short())
     # Whoever embeds glc-ray may have handlers of its own; an actor is glc-ray's.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=is_actor)
@@ -59,6 +59,15 @@ def _facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
     """What a line is about, its own facts first."""
     found = {name: record.__dict__.get(name, _about.get(name)) for name in _FACTS}
     return {name: value for name, value in found.items() if value is not None}
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time: a live display puts itself there, above which it
+    prints what comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 class _Short(logging.Formatter):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _FIRST_COLUMNS = ("id", "name", "status", "finished_at")
-_COLUMNS = ("id", "name", "specification", "priority", "catalog_line")
+_COLUMNS = ("id", "name", "specification", "priority", "catalog_line", "catalog")
 
 
 @click.command(cls=FrontDoor)
@@ -72,10 +72,10 @@ def main(
         click.echo(f"{place.uri()}: nothing to retry")
         return
     # And these torch, diffusers and Ray.
-    from glc_ray.runtime import run
+    from glc_ray.runtime.retries import render_jobs
 
     place.prepare()
-    ended = run.render_jobs(
+    ended = render_jobs(
         place,
         jobs(place, chosen, workers=workers),
         address=address,
@@ -178,7 +178,9 @@ def _jobs(place: Output, chosen: Chosen, workers: int | None) -> Iterator[Catalo
             continue
         if workers is not None:
             job = _with_workers(job, workers)
-        yield CatalogJob(job, name, row["priority"], row["catalog_line"], group_of(job))
+        yield CatalogJob(
+            job, name, row["priority"], row["catalog_line"], group_of(job), row["catalog"]
+        )
 
 
 def _job(row: Mapping[str, Any], models: _Models) -> tuple[VideoJob, str]:

@@ -58,13 +58,15 @@ class Assembly:
         self._keep_latents = keep_latents
         self._rows: dict[str, list[Row]] = {}
 
-    def add(self, row: Row) -> VideoRecord | None:
-        """The video's record, with its last row; before that None."""
+    def add(self, row: Row) -> list[Row] | None:
+        """All rows of the video, with its last one; before that None."""
         rows = self._rows.setdefault(row["job"], [])
         rows.append(row)
-        if len(rows) < row["count"]:
-            return None
-        del self._rows[row["job"]]
+        return self._rows.pop(row["job"]) if len(rows) == row["count"] else None
+
+    def record(self, rows: list[Row]) -> VideoRecord:
+        """The record of a video that is complete, when its file is stored; in any thread."""
+        row = rows[-1]
         job, name = job_of(row), row["name"]
         timings = json.loads(row["timings"])
         record = replace(

@@ -6,27 +6,48 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
+from glc_ray.runtime.notices import Notices
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
+
+_REMEMBERED = 4096
+"""Videos that have ended: more than decoders can still tell of."""
 
 
 class Board:
-    """An actor that remembers the last report of each video in work."""
+    """An actor that remembers the last report of each video in work.
 
-    def __init__(self) -> None:
+    One that is started anew, after its process died, knows nothing: coordinators and decoders tell
+    it again with what they do next, and the run who is to stop.
+
+    Args:
+        was_lost: it takes the place of one that died.
+    """
+
+    def __init__(self, *, was_lost: bool = False) -> None:
         self._videos: dict[str, VideoProgress] = {}
+        self._ended: dict[str, None] = {}
+        """The last ones, oldest first."""
         self._coordinators: dict[str, Any] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._is_ending = False
+        self._notices = Notices()
+        if was_lost:
+            self._notices.add("the board died and is started anew; no video is concerned")
 
     def report(self, video: str, progress: VideoProgress) -> None:
         """Replace what is known of ``video`` (its specification hash)."""
-        if progress.state in FINAL_STATES:
-            self._videos.pop(video, None)
-        else:
+        self._ended.pop(video, None)
+        if progress.state not in FINAL_STATES:
             self._videos[video] = progress
+            return
+        self._videos.pop(video, None)
+        self._ended[video] = None
+        if len(self._ended) > _REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def begin(self, video: str, name: str) -> int:
         """A video is loading; its slot, the smallest number that no other in denoising has."""
+        self._ended.pop(video, None)
         known = self._videos.get(video)
         if known is None or known.slot is None:
             taken = {other.slot for other in self._videos.values()}
@@ -38,7 +59,12 @@ class Board:
         return slot
 
     def decoded(self, video: str, name: str, num_frames: int, total: int) -> None:
-        """Count ``num_frames`` more of a video's ``total``, whichever decoder they are from."""
+        """Count ``num_frames`` more of a video's ``total``, whichever decoder they are from.
+
+        A decoder's last words may come when the video has ended.
+        """
+        if video in self._ended:
+            return
         known = self._videos.get(video)
         done = known.frames_done if known is not None and known.state == "decoding" else 0
         self._videos[video] = VideoProgress(
@@ -49,9 +75,11 @@ class Board:
         """Where the videos in work stand."""
         return tuple(self._videos.values())
 
-    def attend(self, name: str, coordinator: Any) -> None:
-        """Remember who drives a video."""
+    def attend(self, name: str, coordinator: Any) -> bool:
+        """Whether a video is to stop, for the coordinator that drives it: it asks before each step,
+        and so is known to a board that was started anew."""
         self._coordinators[name] = coordinator
+        return self.is_cancelled(name)
 
     def leave(self, name: str) -> None:
         """Nobody drives a video any more."""
@@ -72,3 +100,11 @@ class Board:
     def is_ending(self) -> bool:
         """Whether no other video is to begin."""
         return self._is_ending
+
+    def note(self, line: str) -> None:
+        """Tell the person who watches the run."""
+        self._notices.add(line)
+
+    def notices(self) -> list[str]:
+        """What was noted since the last call."""
+        return self._notices.take()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ray
+from ray._private import worker
 
 from glc_ray.config import PipelineSpec, ResourcesSpec
 from glc_ray.protocols import ModelFacts, UserError
@@ -66,12 +67,26 @@ def connected(
         _check_room(resources)
         yield
         return
-    _connect(address, resources)
+    with _ray_keeps_its_words():
+        _connect(address, resources)
+        try:
+            _check_room(resources)
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _ray_keeps_its_words() -> Iterator[None]:
+    """Ray prints every death and every repeated call of an actor into the standard output of who
+    started it, whatever ``log_to_driver`` says. They are in its logs; who renders reads our lines.
+    """
+    before = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False
     try:
-        _check_room(resources)
         yield
     finally:
-        ray.shutdown()
+        worker._worker_logs_enabled = before
 
 
 def _connect(address: str | None, resources: ResourcesSpec) -> None:

@@ -190,6 +190,7 @@ class _Progress:
         self.metrics = StepMetrics(recorder, job, self.slot)
 
     def loading(self, coordinator: Any) -> None:
+        self._me = coordinator
         self._board.attend.remote(self._name, coordinator)
 
     def leave(self) -> None:
@@ -212,7 +213,7 @@ class _Progress:
         )
         self.metrics.step(report)
         self._tell(windows_done=0, num_windows=report.num_windows)
-        if ray.get(self._board.is_cancelled.remote(self._name)):
+        if ray.get(self._board.attend.remote(self._name, self._me)):
             raise CancelledError(f"cancelled after step {report.step_index}")
 
     def timings(self, denoiser: PoolDenoiser, prompt_s: float) -> Timings:

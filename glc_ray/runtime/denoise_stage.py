@@ -92,9 +92,15 @@ class DenoiseStage:
                 if not isinstance(error.cause, RayActorError) or losses == _MAX_LOSSES:
                     raise
             except RayActorError:
+                # Nobody fetches what the pool grants the video until it is opened again, if ever.
+                self._farm.pool.close.remote(job.specification_hash)
                 losses += 1
                 if losses == _MAX_LOSSES:
                     raise
+                self._farm.board.note.remote(
+                    f"{row['name']}: its coordinator is lost and is started anew; the video goes "
+                    "on from its last checkpoint"
+                )
                 await_coordinator(self._coordinator)
 
     def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:

@@ -29,6 +29,20 @@ class Farm:
     """What they count for."""
 
 
+class _Pool(Pool):
+    """As an actor, which knows whether it is its first process."""
+
+    def __init__(self, resources: DenoiserResources, telemetry: Telemetry) -> None:
+        super().__init__(resources, telemetry, was_lost=_was_lost())
+
+
+class _Board(Board):
+    """As an actor, which knows whether it is its first process."""
+
+    def __init__(self) -> None:
+        super().__init__(was_lost=_was_lost())
+
+
 def start_farm(
     output: str,
     workers: Sequence[Any],
@@ -36,19 +50,26 @@ def start_farm(
     *,
     telemetry: Telemetry | None = None,
 ) -> Farm:
-    """Start what coordinators need beside ``workers``, on the node of this process."""
+    """Start what coordinators need beside ``workers``, on the node of this process.
+
+    Pool and board are started anew where they die, and know nothing then. What they are to know
+    comes by calls: Ray prints an error for an actor that is started anew with handles among its
+    constructor's arguments.
+    """
     counted = telemetry or Telemetry()
-    return Farm(
-        output=output,
-        workers=tuple(workers),
-        pool=beside_me(Pool).remote(workers, resources, counted),
-        board=beside_me(Board).remote(),
-        telemetry=counted,
-    )
+    pool = beside_me(_Pool, max_restarts=-1).remote(resources, counted)
+    pool.enrol.remote(workers)
+    # Whoever asks or tells the board waits until it is there again.
+    board = beside_me(_Board, max_restarts=-1, max_task_retries=-1).remote()
+    return Farm(output=output, workers=tuple(workers), pool=pool, board=board, telemetry=counted)
 
 
-def beside_me(actor: type) -> Any:
+def beside_me(actor: type, **options: Any) -> Any:
     """An actor class that takes no room and runs on the node of this process: where that is lost,
     the run ends anyway."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here)
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here, **options)
+
+
+def _was_lost() -> bool:
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)

@@ -28,6 +28,11 @@ class FirstLines:
             lines[is_known] = at[places[is_known]]
         return lines
 
+    def keys(self) -> Keys:
+        """All keys, sorted."""
+        runs = [known for known, _ in self._runs]
+        return np.sort(np.concatenate(runs)) if runs else np.empty(0, np.uint64)
+
     def add(self, keys: Keys, lines: Lines) -> None:
         """Add new keys, all different."""
         if not len(keys):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from glc_ray.runtime.denoiser import start_denoisers
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import Farm, beside_me, start_farm
 from glc_ray.runtime.file_plans import FilePlans
+from glc_ray.runtime.joins import joined
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
@@ -30,6 +33,7 @@ from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
 from glc_ray.store.run_status import Occupancy, VideoProgress
 
+_LOG = logging.getLogger(__name__)
 _ANSWER_S = 10.0
 _ASK_S = 1.0
 """Between two questions whether the run is to end."""
@@ -112,15 +116,26 @@ class Renderer:
         """What the denoisers do."""
         return ray.get(self._farm.pool.occupancy.remote(), timeout=_ANSWER_S)
 
+    def notices(self) -> list[str]:
+        """What befell actors since the last call, for people."""
+        lines: list[str] = []
+        for actor in (self._farm.pool, self._farm.board):
+            # One that is being started anew says later what there is to say.
+            with suppress(RayError):
+                lines += ray.get(actor.notices.remote(), timeout=_ANSWER_S)
+        return lines
+
     def cancel(self, names: Sequence[str], *, everything: bool = False) -> None:
         """Have videos stop at their next step, and with ``everything`` no other begin."""
         ray.get(self._farm.board.cancel.remote(names, everything), timeout=_ANSWER_S)
 
     def checkpoint(self, timeout_s: float) -> int:
         """Have all coordinators store what they have; returns how many did so in time."""
+        until = time.monotonic() + timeout_s
         coordinators = ray.get(self._farm.board.coordinators.remote(), timeout=timeout_s)
         asked = [checkpoint_now(coordinator) for coordinator in coordinators]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
+        left_s = max(0.0, until - time.monotonic())
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=left_s) if asked else ([], [])
         return len(done)
 
     def records(self, source: RowSource) -> Iterator[VideoRecord]:
@@ -141,7 +156,13 @@ class Renderer:
                 if self._is_closed:
                     return
                 losses = 1 if len(recorded) > before else losses + 1
-                if losses == _MAX_LOSSES:
+                if losses < _MAX_LOSSES:
+                    _LOG.warning(
+                        "the graph of the run was lost (%s); it is built anew, and videos go on "
+                        "from what is stored",
+                        reason(error),
+                    )
+                else:
                     yield from _unrecorded(source, recorded, reason(error))
                     return
             finally:
@@ -202,12 +223,11 @@ class Graph:
         assembly = Assembly(
             self._farm.output, self._plan.files, keep_latents=self._plan.keep_latents
         )
-        for row in self._dataset(Feed(source, recorded, self._farm.board)).iter_rows():
-            record = assembly.add(row)
-            if record is not None:
-                progress = VideoProgress(record.name, record.status)
-                self._farm.board.report.remote(record.specification_hash, progress)
-                yield record
+        dataset = self._dataset(Feed(source, recorded, self._farm.board))
+        for record in joined(_at_once(dataset), assembly):
+            progress = VideoProgress(record.name, record.status)
+            self._farm.board.report.remote(record.specification_hash, progress)
+            yield record
 
     def _dataset(self, feed: Feed) -> ray.data.Dataset:
         plan, resources = self._plan, self._plan.pipeline.resources
@@ -239,6 +259,12 @@ class Graph:
                 resources={} if share else decoders.custom,
             )
         )
+
+
+def _at_once(dataset: ray.data.Dataset) -> Iterator[Row]:
+    """The rows, each when it is there: ``iter_rows`` keeps one back until the next has come."""
+    for batch in dataset.iter_batches(prefetch_batches=0, batch_size=None, batch_format="pyarrow"):
+        yield from batch.to_pylist()
 
 
 def _actors(size: int) -> ActorPoolStrategy:

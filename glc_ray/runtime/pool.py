@@ -22,6 +22,7 @@ from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.messages import Failure
 from glc_ray.runtime.metrics import Telemetry
+from glc_ray.runtime.notices import Notices
 from glc_ray.runtime.pool_metrics import PoolMetrics
 from glc_ray.store.run_status import Occupancy
 
@@ -33,6 +34,8 @@ _IDLE_S = 1.0
 """After which an idle worker is asked for a sign of life before it is given a task."""
 _SIGN_S = 5.0
 """In which a worker that is well says so."""
+_TELL_S = 60.0
+"""Between two words of a pool that has nobody."""
 _REMEMBERED = 64
 """Tasks whose seconds say how long one usually takes."""
 
@@ -40,20 +43,30 @@ _REMEMBERED = 64
 class Pool:
     """Grants workers, restarts those that fail, and replaces those that do not answer.
 
+    A pool that is started anew, after its process died, knows nothing: every coordinator opens its
+    video again, and says again who the workers are.
+
     Args:
-        workers: handles of the denoiser actors; a worker is called by its position.
         resources: how long to wait for an answer.
         telemetry: what it counts for.
+        was_lost: it takes the place of one that died, so that its workers may be at work.
     """
 
     def __init__(
         self,
-        workers: Sequence[Any],
         resources: DenoiserResources,
         telemetry: Telemetry | None = None,
+        *,
+        was_lost: bool = False,
     ) -> None:
-        self._workers = tuple(workers)
+        self._workers: tuple[Any, ...] = ()
         self._resources = resources
+        self._was_lost = was_lost
+        self._notices = Notices()
+        if was_lost:
+            self._notices.add(
+                "the pool died and is started anew; its videos go on in the step that they are in"
+            )
         self._dispatch = Dispatch(max_failures=_MAX_FAILURES)
         self._granted: dict[str, list[Assignment]] = {}
         """Grants that their video's coordinator has not fetched yet."""
@@ -61,6 +74,8 @@ class Pool:
         self._news: dict[str, asyncio.Event] = {}
         self._killed: set[str] = set()
         """Lives of workers that were killed and may not know it yet."""
+        self._told: set[int] = set()
+        """Workers whose loss the notices have, until they are ready again."""
         self._lives: dict[int, str] = {}
         """Of each worker, when it answered last that it is ready."""
         self._since: dict[int, float] = {}
@@ -73,6 +88,7 @@ class Pool:
         self._took: deque[float] = deque(maxlen=_REMEMBERED)
         self._starting: set[int] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._any_ready_at = time.monotonic()
         self._busy_s = 0.0
         self._restarts = 0
         self._metrics = PoolMetrics(telemetry or Telemetry())
@@ -81,9 +97,16 @@ class Pool:
 
     # What coordinators call
 
-    async def open(self, video: str, priority: int) -> None:
-        """A video's coordinator begins, perhaps anew after it died."""
-        self._start()
+    async def open(self, video: str, priority: int, workers: Sequence[Any]) -> None:
+        """A video's coordinator begins, perhaps anew after it or the pool died.
+
+        Args:
+            video: its specification hash.
+            priority: higher goes first.
+            workers: handles of the denoiser actors, from everybody the same; a worker is called by
+                its position.
+        """
+        await self.enrol(workers)
         self._close(video)
         self._dispatch.open(video, priority=priority)
         self._granted[video] = []
@@ -101,8 +124,11 @@ class Pool:
                 self._await_ready(worker, is_asked=True)
         self._grant()
 
-    async def take(self, video: str) -> list[Assignment] | Failure:
-        """What was granted since the last call, as soon as it is anything; or why it failed."""
+    async def take(self, video: str) -> list[Assignment] | Failure | None:
+        """What was granted since the last call, as soon as it is anything; or why it failed; None
+        where the video is not open: the pool has died since it was."""
+        if video not in self._news:
+            return None
         news = self._news.get(video)
         while news is not None:
             await news.wait()
@@ -139,6 +165,21 @@ class Pool:
     async def close(self, video: str) -> None:
         """A video's coordinator is through with it, or was given up."""
         self._close(video)
+
+    # What the run calls
+
+    async def enrol(self, workers: Sequence[Any]) -> None:
+        """Who the workers are; the first call counts. They are waited for from then on."""
+        if not self._running:
+            self._workers = tuple(workers)
+            self._metrics.begin(len(self._workers))
+            for worker in range(len(self._workers)):
+                self._await_ready(worker, is_busy=self._was_lost)
+            self._run(self._watch())
+
+    async def notices(self) -> list[str]:
+        """What happened to workers since the last call, for people."""
+        return self._notices.take()
 
     async def occupancy(self) -> Occupancy:
         """What the workers do now, and did."""
@@ -201,6 +242,11 @@ class Pool:
             # It lives, but a CUDA context does not heal after an error.
             self._kill(worker)
         self._restarts += 1
+        self._told.add(worker)
+        self._notices.add(
+            f"denoiser {worker} {'is lost' if is_lost else 'failed'} ({why}); it is started anew, "
+            "and what it had waits for whoever is free"
+        )
         self._await_ready(worker)
         self._grant()
         return True
@@ -220,18 +266,18 @@ class Pool:
 
     # Workers
 
-    def _start(self) -> None:
-        """Once, in the loop that answers calls."""
-        if not self._running:
-            self._metrics.begin(len(self._workers))
-            for worker in range(len(self._workers)):
-                self._await_ready(worker)
-            self._run(self._watch())
-
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # Nobody may wait for what half a pool does not do any more.
+            for video in list(self._news):
+                self._give_up(video, Failure(None, f"the pool failed: {reason(error)}"))
 
     def _await_ready(self, worker: Any, *, is_busy: bool = False, is_asked: bool = False) -> None:
         """A worker takes part when it has answered that it is ready.
@@ -270,12 +316,16 @@ class Pool:
         except RayError as error:
             self._starting.discard(worker)
             self._dispatch.leave(worker)
+            self._notices.add(f"denoiser {worker} cannot start: {reason(error)}")
             if not self._starting and not self._dispatch.workers:
                 for video in list(self._news):
                     self._give_up(video, Failure(None, f"no denoiser can start: {reason(error)}"))
             return
         if life != before:
             self._dispatch.leave(worker)
+            if before is not None and before not in self._killed and worker not in self._told:
+                self._notices.add(f"denoiser {worker} died while it was idle, and is started anew")
+        self._told.discard(worker)
         self._starting.discard(worker)
         self._lives[worker] = life
         self._dispatch.join(worker)
@@ -285,7 +335,9 @@ class Pool:
             self._begins(worker)
 
     def _kill(self, worker: int) -> None:
-        self._killed.add(self._lives[worker])
+        # One that never answered this pool may have been given work by one that died.
+        if worker in self._lives:
+            self._killed.add(self._lives[worker])
         ray.kill(self._workers[worker], no_restart=False)
 
     def _usual_s(self) -> float:
@@ -295,12 +347,24 @@ class Pool:
         resources = self._resources
         return max(resources.patience * self._usual_s(), resources.least_patience_s)
 
+    def _tell_waiting(self, now: float) -> None:
+        """A cluster that lost its nodes may get others, so that the wait for them has no end."""
+        if self._dispatch.workers or not self._lives:
+            self._any_ready_at = now
+        elif now - self._any_ready_at > _TELL_S:
+            self._any_ready_at = now
+            self._notices.add(
+                f"for {_TELL_S:.0f} s no denoiser has been ready: each begins when the cluster has "
+                "room for it; SIGTERM stores what is in work, to go on with later"
+            )
+
     async def _watch(self) -> None:
         """Replace workers that do not answer in a multiple of the usual time."""
         while True:
             self._metrics.stand(self._occupancy())
             await asyncio.sleep(_WATCH_S)
             now, patience_s = time.monotonic(), self._patience_s()
+            self._tell_waiting(now)
             for worker, since in list(self._since.items()):
                 held = self._dispatch.assignments(worker)
                 if held and now - since > patience_s:

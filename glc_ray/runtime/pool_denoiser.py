@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor
 
 from glc_ray.forwards import ForwardPlanner
@@ -24,6 +25,10 @@ OnWindows = Callable[[int, int], None]
 """Called with (windows done, windows in the step)."""
 
 _LOG = logging.getLogger(__name__)
+_MAX_LOSSES = 5
+"""Of the pool in one step, before the video fails."""
+_NOBODYS = 0
+"""An attempt that no pool has counted: what is told of it has no effect."""
 
 _Send = Callable[[int, Any], Any]
 """Sends a task to a worker; the reference of the answer."""
@@ -66,14 +71,20 @@ class PoolDenoiser:
         self._on_windows = on_windows or (lambda done, total: None)
         self._metrics = ForwardMetrics(recorder or Silent(), slot)
         self._video = planner.job.specification_hash
-        self._step = 0
-        ray.get(pool.open.remote(self._video, priority))
-        self._news = pool.take.remote(self._video)
+        self._priority = priority
+        self._open()
         try:
             self._conditioning = self._encode()
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> None:
+        # For as long as the pool is being started anew.
+        opened = self._pool.open.options(max_task_retries=-1)
+        ray.get(opened.remote(self._video, self._priority, self._workers))
+        self._news = self._pool.take.remote(self._video)
+        self._step = 0
 
     def close(self) -> None:
         """Leave the pool; workers that still compute for this video are free when they are done."""
@@ -143,14 +154,24 @@ class PoolDenoiser:
         self, groups: Sequence[str | None], send: _Send, *, sticky: bool = False
     ) -> Iterator[tuple[int, Any]]:
         """(task, answer) of a round of tasks, as they come."""
-        self._step += 1
-        self._pool.submit.remote(self._video, groups, sticky)
+        self._submit(groups, sticky)
         running: dict[Any, Assignment] = {}
         done: set[int] = set()
+        losses = 0
         while len(done) < len(groups):
             (ref,), _ = ray.wait([self._news, *running], num_returns=1)
             if ref == self._news:
-                for assignment in self._granted():
+                granted = self._granted()
+                if granted is None:
+                    losses += 1
+                    if losses == _MAX_LOSSES:
+                        raise DenoiseError(f"the pool died {losses} times in one step")
+                    # What workers have is answered nevertheless; what is done is not done again.
+                    self._open()
+                    self._submit(groups, sticky)
+                    running = {ref: replace(one, attempt=_NOBODYS) for ref, one in running.items()}
+                    continue
+                for assignment in granted:
                     if assignment.step != self._step or assignment.task in done:
                         self._pool.complete.remote(assignment, None)
                         continue
@@ -164,14 +185,23 @@ class PoolDenoiser:
                 done.add(assignment.task)
                 yield assignment.task, answer
 
-    def _granted(self) -> list[Assignment]:
-        """What the pool granted; asks for more.
+    def _submit(self, groups: Sequence[str | None], sticky: bool) -> None:
+        self._step += 1
+        self._pool.submit.remote(self._video, groups, sticky)
+
+    def _granted(self) -> list[Assignment] | None:
+        """What the pool granted; asks for more. None where the pool died, and knows of nothing.
 
         Raises:
             _TaskError: a task has failed as often as it may.
             DenoiseError: no worker is left.
         """
-        news = ray.get(self._news)
+        try:
+            news = ray.get(self._news)
+        except RayActorError:
+            return None
+        if news is None:
+            return None
         self._news = self._pool.take.remote(self._video)
         if not isinstance(news, Failure):
             return news

@@ -12,69 +12,42 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayActorError
 
 from glc_ray.catalog import CatalogJobs
-from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.protocols import UserError
+from glc_ray.config import VideoJob
+from glc_ray.runtime.errors import reason
 from glc_ray.runtime.farm import beside_me
-from glc_ray.runtime.queue_stages import DONE, INVALID, QUEUED, CheckRows, read_batches
+from glc_ray.runtime.queue_stages import CheckRows, read_batches
+from glc_ray.runtime.queue_summary import (
+    Filled,
+    QueueGroup,
+    QueueSummary,
+    absolute,
+    catalog_location,
+    summary,
+)
 from glc_ray.runtime.queue_writer import QueueWriter
-from glc_ray.runtime.rows import Row
 from glc_ray.store.catalog import BadRow, read_rows
 from glc_ray.store.output import Output
 from glc_ray.store.paths import QUEUE
-from glc_ray.store.storage import StorageError, without_secrets
+from glc_ray.store.storage import StorageError
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 19
 _READ_BYTES = 64 << 20
 _MOST_CHECKERS = 8
 _CHECKED_ROWS = 1000
-_READ_ROWS = 256
 _SHOWN = 10
-
-
-@dataclass(frozen=True)
-class QueueGroup:
-    """Videos that can share loaded actors."""
-
-    key: str
-    """As ``glc_ray.catalog.group_of``."""
-    folder: str
-    """Of its part files, below the output."""
-    pipeline: PipelineSpec
-    """Of the first of them."""
-    counts: tuple[tuple[int, int], ...]
-    """(priority, videos), the highest priority first."""
-
-    def source(self, output: Output) -> Queued:
-        """Its rows, for the renderer."""
-        return Queued(output.location, self.folder, sum(count for _, count in self.counts))
-
-
-@dataclass(frozen=True)
-class QueueSummary:
-    """What became of the rows of a catalog; ``total`` is the sum of the next four."""
-
-    total: int
-    """Videos, and rows that are none."""
-    queued: int
-    done: int
-    """In the manifest already."""
-    repeated: int
-    """The same specification as an earlier one of this catalog."""
-    invalid: int
-    groups: tuple[QueueGroup, ...]
-    """Of what is queued, in the order in which they came."""
+_MAX_LOSSES = 3
+"""Of the actor, before the queue is given up."""
 
 
 def fill(
@@ -104,107 +77,39 @@ def fill(
 
     Raises:
         UserError: the catalog cannot be read, or ``strict`` refuses it; nothing is queued.
-        StorageError: the queue cannot be written.
+        StorageError: the queue cannot be written, or what writes it was lost again and again.
     """
     # What is wrong with the whole file shows here, before anything starts.
     next(read_rows(location, jobs.check_columns))
     output.delete(QUEUE)
-    graph = beside_me(_Graph).remote(output.location, _absolute(location), jobs, str(Path.cwd()))
     known = [] if done is None else [ray.put(done)]
     refused: list[BadRow] = []
-    answers = graph.fill.options(num_returns="streaming").remote(known, strict)
-    for answer in each(map(ray.get, answers)):
-        match answer:
-            case BadRow() as row if strict:
-                refused.append(row)
-            case BadRow() as row if on_invalid is not None:
-                on_invalid(row)
-            case _Filled() as filled:
-                summary = _summary(filled, location, refused)
-    return summary
-
-
-@dataclass(frozen=True)
-class Queued:
-    """Rows of a group as a source of the renderer's."""
-
-    output: str
-    folder: str
-    num_rows: int
-
-    def rows(self) -> Iterator[Row]:
-        """See ``rows``."""
-        return rows(Output(self.output), self.folder)
-
-
-def rows(output: Output, folder: str) -> Iterator[Row]:
-    """The rows of a group, the highest priority first, then in the catalog's order.
-
-    Args:
-        output: of the run.
-        folder: ``QueueGroup.folder``.
-
-    Yields:
-        ``job`` (JSON), ``name``, ``priority``, ``line``, ``id`` and ``catalog``, its location.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    for path in sorted((stored.path for stored in output.list(folder)), key=_turn):
-        stream = output.read(path)
-        if stream is None:
-            raise StorageError(f"{output.uri(path)}: has gone; another run has made a new queue")
-        with stream:
-            file = pq.ParquetFile(stream)
-            for batch in file.iter_batches(_READ_ROWS, use_threads=False):
-                yield from batch.to_pylist()
-
-
-def _turn(path: str) -> tuple[int, str]:
-    _, priority, name = path.rsplit("/", 2)
-    return -int(priority), name
-
-
-def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().resolve())
-
-
-@dataclass(frozen=True)
-class _Filled:
-    """What the graph says at its end."""
-
-    states: dict[str, int]
-    groups: tuple[QueueGroup, ...]
-    repeats: tuple[tuple[int, int], ...]
-    mistake: str
-
-
-def _summary(filled: _Filled, location: str, refused: list[BadRow]) -> QueueSummary:
-    """Raises UserError where nothing was queued."""
-    option = f"--catalog {without_secrets(location)}"
-    if filled.mistake:
-        raise UserError(filled.mistake)
-    invalid = filled.states.get(INVALID, 0)
-    if refused:
-        shown = "".join(f"\n  line {row.line}: {row.error}" for row in refused)
-        more = f"\n  and {invalid - len(refused)} more" if invalid > len(refused) else ""
-        raise UserError(
-            f"{option}: {invalid} invalid, which --strict refuses; nothing was queued. Mend "
-            f"them, or leave --strict out to render the others:{shown}{more}"
-        )
-    if repeated := filled.states.get("repeated", 0):
-        lines = "; ".join(f"line {line} as line {first}" for line, first in filled.repeats)
-        more = ", ..." if repeated > len(filled.repeats) else ""
-        _LOG.warning(
-            "%s: %d ask for a video that another row asks for, prompt, seed and settings alike; "
-            "it is rendered once: %s%s",
-            option,
-            repeated,
-            lines,
-            more,
-        )
-    counts = {name: filled.states.get(name, 0) for name in (QUEUED, DONE, "repeated", INVALID)}
-    return QueueSummary(total=sum(counts.values()), groups=filled.groups, **counts)
+    num_told = 0
+    for losses in range(_MAX_LOSSES):
+        graph = beside_me(_Graph).remote(output.location, absolute(location), jobs, str(Path.cwd()))
+        answers = graph.fill.options(num_returns="streaming").remote(known, strict)
+        num_bad = 0
+        try:
+            for answer in each(map(ray.get, answers)):
+                if isinstance(answer, Filled):
+                    return summary(answer, location, refused)
+                num_bad += 1
+                # The first ones may have been told of by one that was lost: the same, in order.
+                if num_bad > num_told:
+                    num_told = num_bad
+                    if strict:
+                        refused.append(answer)
+                    elif on_invalid is not None:
+                        on_invalid(answer)
+        except RayActorError as error:
+            if losses + 1 == _MAX_LOSSES:
+                raise StorageError(
+                    f"{output.uri(QUEUE)}: cannot be filled: {reason(error)}; the same command "
+                    "begins anew"
+                ) from None
+            _LOG.warning("what fills the queue was lost (%s); it begins anew", reason(error))
+            output.delete(QUEUE)
+    raise AssertionError("a queue that is filled says so")
 
 
 class _Graph:
@@ -216,11 +121,11 @@ class _Graph:
         self._jobs = jobs
         self._folder = folder
 
-    def fill(self, done: list[Any], strict: bool) -> Iterator[BadRow | _Filled]:
+    def fill(self, done: list[Any], strict: bool) -> Iterator[BadRow | Filled]:
         """Invalid rows as they are found, of a strict run the first few, and then what became of
         all."""
         run = f"{QUEUE}/{uuid.uuid4().hex[:8]}"
-        writer = QueueWriter(self._output, run, without_secrets(self._location))
+        writer = QueueWriter(self._output, run, catalog_location(self._location))
         num_refused = 0
         for videos in self._dataset(done).iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in writer.add(videos):
@@ -231,11 +136,15 @@ class _Graph:
             self._output.delete(run)
         else:
             writer.close()
-        yield _Filled(
+        yield Filled(
             states=dict(writer.states),
             groups=tuple(_groups(writer, run)),
             repeats=tuple(writer.repeats),
             mistake=writer.mistake,
+            num_unknown=writer.num_unknown,
+            unknown=tuple(writer.unknown),
+            videos=writer.videos,
+            names=writer.names,
         )
 
     def _dataset(self, done: list[Any]) -> ray.data.Dataset:

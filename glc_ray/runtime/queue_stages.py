@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,9 +12,12 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from glc_ray.backbones.registry import facts
 from glc_ray.catalog import CatalogJob, CatalogJobs
-from glc_ray.names import clash_key
-from glc_ray.protocols import UserError
+from glc_ray.config import ModelSpec, VideoJob
+from glc_ray.job import unknown_words
+from glc_ray.names import name_key
+from glc_ray.protocols import ModelFacts, UserError
 from glc_ray.store.catalog import BadRow, CatalogRow, read_rows
 
 _BATCH_ROWS = 1000
@@ -36,11 +38,13 @@ CHECKED = pa.schema(
         ("key", pa.uint64()),
         ("name_key", pa.uint64()),
         ("prompt", pa.string()),
+        ("unknown", pa.string()),
         ("error", pa.string()),
     ]
 )
-"""A video as it is checked: ``key`` is its id as a number, ``name_key`` a digest of its name. What
-is done has no job; what is invalid has an error, and name and prompt as far as it has them."""
+"""A video as it is checked: ``key`` is its id as a number, ``name_key`` a digest of its name,
+``unknown`` are words of its prompt that its model has never seen. What is done has no job; what is
+invalid has an error, and name and prompt as far as it has them."""
 
 
 def read_batches(location: str, jobs: CatalogJobs) -> Iterator[pa.Table]:
@@ -81,6 +85,7 @@ class CheckRows:
     def __init__(self, jobs: CatalogJobs, done: list[Any], folder: str) -> None:
         os.chdir(folder)
         self._jobs = jobs
+        self._facts: dict[ModelSpec, ModelFacts] = {}
         self._done = ray.get(done[0]) if done else np.empty(0, np.uint64)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -108,7 +113,6 @@ class CheckRows:
     def _video(self, made: CatalogJob) -> dict[str, Any]:
         id = made.job.specification_hash[:16]
         is_done = self._is_done(int(id, 16))
-        digest = hashlib.blake2b(clash_key(made.name).encode(), digest_size=8).digest()
         return {
             "state": DONE if is_done else QUEUED,
             "line": made.line,
@@ -118,10 +122,19 @@ class CheckRows:
             "id": id,
             "group": made.group,
             "key": int(id, 16),
-            "name_key": int.from_bytes(digest, "big"),
+            "name_key": name_key(made.name),
             "prompt": made.job.prompt,
+            "unknown": "" if is_done else self._unknown(made.job),
             "error": "",
         }
+
+    def _unknown(self, job: VideoJob) -> str:
+        """Words that the job's model has never seen, with spaces between them."""
+        model = job.pipeline.model
+        if model not in self._facts:
+            self._facts[model] = facts(model)
+        text = " ".join(prompt.text for prompt in job.timeline)
+        return " ".join(unknown_words(text, self._facts[model]))
 
     def _is_done(self, key: int) -> bool:
         place = int(np.searchsorted(self._done, np.uint64(key)))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from glc_ray.runtime.first_lines import FirstLines
+from glc_ray.runtime.first_lines import FirstLines, Keys
 from glc_ray.runtime.queue_stages import DONE, FATAL, INVALID, QUEUED
 from glc_ray.store.catalog import BadRow
 from glc_ray.store.output import Output
@@ -20,6 +20,7 @@ _PART_ROWS = 8192
 """Rows that wait in memory, a few kilobytes each."""
 _ROW_GROUP_ROWS = 1024
 _SHOWN = 5
+SHOWN_WORDS = 8
 
 Place = tuple[str, int]
 """(group, priority)."""
@@ -48,6 +49,10 @@ class QueueWriter:
         """JSON of the first job of each group."""
         self.repeats: list[tuple[int, int]] = []
         """(line, line of the same video before it) of the first few."""
+        self.num_unknown = 0
+        """Videos that are queued and have words that their models do not know."""
+        self.unknown: dict[str, None] = {}
+        """The first few of these words."""
         self.mistake = ""
         """Of the whole file."""
 
@@ -68,6 +73,7 @@ class QueueWriter:
                 bad.append(BadRow(**row | {"error": clashes.get(int(index), row["error"])}))
         self.states.update(state[state != FATAL])
         queued = videos.filter(pa.array(state == QUEUED))
+        self._count_unknown(queued)
         pairs = zip(queued["group"].to_pylist(), queued["priority"].to_pylist(), strict=True)
         for place, count in Counter(pairs).items():
             self._wait(place, queued, count)
@@ -103,6 +109,25 @@ class QueueWriter:
                 self._videos.add(key, line)
                 self._names.add(name, line)
         return clashes
+
+    def _count_unknown(self, queued: pa.Table) -> None:
+        some = queued["unknown"].filter(pc.not_equal(queued["unknown"], ""))
+        self.num_unknown += len(some)
+        for words in some.to_pylist() if len(self.unknown) < SHOWN_WORDS else ():
+            self.unknown |= dict.fromkeys(words.split())
+            if len(self.unknown) >= SHOWN_WORDS:
+                self.unknown = dict.fromkeys(list(self.unknown)[:SHOWN_WORDS])
+                return
+
+    @property
+    def videos(self) -> Keys:
+        """Ids of all videos that the catalog asks for, as sorted numbers."""
+        return self._videos.keys()
+
+    @property
+    def names(self) -> Keys:
+        """Keys of their names, sorted."""
+        return self._names.keys()
 
     def _wait(self, place: Place, queued: pa.Table, count: int) -> None:
         group, priority = place

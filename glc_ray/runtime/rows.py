@@ -25,7 +25,7 @@ Row: TypeAlias = dict[str, Any]
 _VERSIONED = ("torch", "diffusers", "transformers", "ray", "numpy")
 
 
-def row_of(job: VideoJob, name: str, *, priority: int = 0, line: int = 0) -> Row:
+def row_of(job: VideoJob, name: str, *, priority: int = 0, line: int = 0, catalog: str = "") -> Row:
     """What enters the graph.
 
     Args:
@@ -33,6 +33,7 @@ def row_of(job: VideoJob, name: str, *, priority: int = 0, line: int = 0) -> Row
         name: of its files.
         priority: higher goes first.
         line: of the catalog that asks for it; 0: of none.
+        catalog: location of that.
     """
     return {
         "job": job.model_dump_json(),
@@ -40,6 +41,7 @@ def row_of(job: VideoJob, name: str, *, priority: int = 0, line: int = 0) -> Row
         "name": name,
         "priority": priority,
         "line": line,
+        "catalog": catalog,
     }
 
 
@@ -116,6 +118,7 @@ def record_of(row: Row) -> VideoRecord:
         specification=job.model_dump_json(),
         status="failed",
         versions=json.dumps(versions()),
+        catalog=row["catalog"],
         catalog_line=row["line"],
         priority=row["priority"],
     )

@@ -9,26 +9,26 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from glc_ray.catalog import CatalogJob, CatalogJobs
+from glc_ray.catalog import CatalogJobs
 from glc_ray.config import PipelineSpec
 from glc_ray.runtime.cluster import connected
 from glc_ray.runtime.messages import BoardSnapshot
-from glc_ray.runtime.pipeline import Graph, Listed, Renderer, RowSource
-from glc_ray.runtime.queue import QueueSummary, fill
+from glc_ray.runtime.pipeline import Graph, Renderer, RowSource
+from glc_ray.runtime.queue import fill
+from glc_ray.runtime.queue_summary import QueueSummary, catalog_location
 from glc_ray.runtime.reporting import Reporting
-from glc_ray.runtime.rows import row_of
 from glc_ray.stopping import Stop, StoppedError, stop_by_signals
 from glc_ray.store import control, manifest, run_status
 from glc_ray.store.catalog import BadRow
 from glc_ray.store.lease import run_lease
 from glc_ray.store.manifest import ManifestWriter
+from glc_ray.store.outdated import Asked, Names
 from glc_ray.store.output import Output
-from glc_ray.store.paths import REPORT_PAGE
 from glc_ray.store.record import VideoRecord, invalid_record
 from glc_ray.store.run_status import FINAL_STATES, RunStatus, VideoProgress
 
@@ -38,7 +38,7 @@ _STATUS_S = 2.0
 _SETTLE_S = 1.0
 _SHOWN = 64
 """Videos whose end displays are told of."""
-_CHECKPOINT_S = 2.0
+_CHECKPOINT_S = 1.8
 """For storing what coordinators have: `ray job stop` kills three seconds after it asked to end."""
 
 
@@ -91,6 +91,7 @@ class Run:
         )
         self._ended: Counter[str] = Counter()
         self._last: deque[VideoProgress] = deque(maxlen=_SHOWN)
+        self._names: Names | None = None
         self._busy_before_s = 0.0
         """Of the groups before."""
         self._ending = threading.Event()
@@ -163,8 +164,12 @@ class Run:
             UserError: it cannot be read, or ``strict`` refuses it.
         """
 
+        location, invalid = catalog_location(catalog), set()
+
         def add_invalid(row: BadRow) -> None:
-            self.add(invalid_record(catalog, row.line, row.error, name=row.name, prompt=row.prompt))
+            record = invalid_record(location, row.line, row.error, name=row.name, prompt=row.prompt)
+            invalid.add(record.id)
+            self.add(record)
 
         done = None if force else manifest.ids(self._place)
         queue = fill(
@@ -176,15 +181,25 @@ class Run:
             on_invalid=add_invalid,
             each=self._stop.each,
         )
+        self.find_outdated(replace(queue.asked, invalid=invalid))
         self._manifest.flush()
         self.expect(queue.queued + queue.invalid, queue.done)
         return queue
+
+    def find_outdated(self, asked: Asked) -> None:
+        """Put right rows that are true no more, now and whenever a video takes another's name."""
+        self._names = Names(self._place, asked)
+        for row in self._names.outdated():
+            self._manifest.add(row)
 
     def add(self, record: VideoRecord) -> None:
         """Put a row into the manifest."""
         self._manifest.add(record)
         if self._reporting is not None:
             self._reporting.add(record)
+        replaced = self._names.replaced(record) if self._names is not None else None
+        if replaced is not None:
+            self._manifest.add(replaced)
         self._ended[record.status] += 1
         if record.status != "invalid":
             self._last.append(VideoProgress(record.name, record.status))
@@ -248,6 +263,8 @@ class Run:
             # What cannot be asked or told now is later.
             with suppress(Exception):
                 self._obey(renderer)
+            with suppress(Exception):
+                self._tell_notices(renderer)
             if time.monotonic() - written >= _STATUS_S:
                 written = time.monotonic()
                 with suppress(Exception):
@@ -257,6 +274,11 @@ class Run:
         self._cancelled = cancelled = control.read_cancelled(self._place, self._cancelled)
         if renderer is not None and (cancelled.names or cancelled.everything):
             renderer.cancel(sorted(cancelled.names), everything=cancelled.everything)
+
+    def _tell_notices(self, renderer: Renderer | None) -> None:
+        """In place of Ray's own messages."""
+        for line in renderer.notices() if renderer is not None else ():
+            _LOG.warning(line)
 
     def _write_status(self, renderer: Renderer | None) -> None:
         in_work: tuple[VideoProgress, ...] = ()
@@ -272,34 +294,3 @@ class Run:
             workers=workers,
         )
         run_status.write(self._place, status)
-
-
-def render_jobs(
-    place: Output,
-    jobs: Iterable[CatalogJob],
-    *,
-    address: str | None,
-    keep_latents: bool,
-    stops: bool,
-) -> Counter[str]:
-    """Render some videos of any pipelines; returns how many ended, by status.
-
-    Raises:
-        UserError: another run has the output, or the cluster has no room.
-        StoppedError: a signal asked for the end.
-    """
-    chosen: dict[str, list[CatalogJob]] = {}
-    for job in jobs:
-        chosen.setdefault(job.group, []).append(job)
-    groups = []
-    for some in chosen.values():
-        some.sort(key=lambda one: -one.priority)
-        rows = (row_of(one.job, one.name, priority=one.priority, line=one.line) for one in some)
-        groups.append(Group(some[0].job.pipeline, Listed(tuple(rows))))
-    # A report that is there must not go on to show what has been rendered since as failed.
-    report = place.size(REPORT_PAGE) is not None
-    with Run(place, keep_latents=keep_latents, stops=stops, report=report) as run:
-        run.expect(sum(group.source.num_rows for group in groups))
-        for _ in run.render(groups, address):
-            pass
-        return run.ended

@@ -24,7 +24,16 @@ from glc_ray.store import manifest
 from glc_ray.store.output import Output
 from tests.cluster.nodes import Nodes, nodes
 
-TARGETS = ("Denoiser", "Coordinator", "DecodeEncodeStage", "raylet", "driver", "_Graph", "Pool")
+TARGETS = (
+    "Denoiser",
+    "Coordinator",
+    "DecodeEncodeStage",
+    "raylet",
+    "driver",
+    "Graph",
+    "_Pool",
+    "_Board",
+)
 PROMPTS = (
     "a red ball rolls over the meadow at day",
     "a blue box slides over the sea at night",

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -19,7 +20,7 @@ from glc_ray.config import VideoJob
 from glc_ray.protocols import UserError
 from glc_ray.render_catalog import render_catalog
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
-from glc_ray.store import manifest
+from glc_ray.store import manifest, run_status
 from glc_ray.store.latents import load_latents
 from glc_ray.store.output import Output
 
@@ -61,6 +62,21 @@ def wait_for_checkpoint(output: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+def kill_denoiser(output: Path) -> None:
+    """Kill one, and wait until the run has seen it."""
+    mine = psutil.Process().children(recursive=True)
+    (denoiser,) = [one for one in mine if "".join(one.cmdline()).startswith("ray::Denoiser")]
+    denoiser.kill()
+    deadline = time.monotonic() + 240
+    place, seen_at = Output(str(output)), None
+    # And has told of it, which is between two signs.
+    while (status := run_status.read(place)) is None or seen_at in (None, status.updated_at):
+        assert time.monotonic() < deadline
+        if status is not None and status.workers.restarts and seen_at is None:
+            seen_at = status.updated_at
+        time.sleep(0.05)
+
+
 def test_a_catalog_is_stopped_gone_on_with_and_found_done(
     ray_cluster: None, tiny_pipeline: Path, catalog: Path, tmp_path: Path
 ) -> None:
@@ -69,14 +85,24 @@ def test_a_catalog_is_stopped_gone_on_with_and_found_done(
     wait_for_checkpoint(output, first)
     with pytest.raises(UserError, match=r"another run .*process \d+"):
         render_catalog(str(catalog), pipeline=str(tiny_pipeline), output=str(output))
+    kill_denoiser(output)
     first.send_signal(signal.SIGTERM)
-    _, words = first.communicate(timeout=120)
+    said, words = first.communicate(timeout=120)
     assert first.returncode == 3, words
     assert words.splitlines()[-1] == (
         "stopped by SIGTERM: what is finished is kept, and the same command goes on from there"
     )
+    # Of a death a line of ours, and none of Ray's.
+    warned = [line for line in words.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1, words
+    assert warned[0].startswith("warning: denoiser 0 is lost (")
+    assert warned[0].endswith("; it is started anew, and what it had waits for whoever is free")
+    assert said == ""
     stored = list(output.glob(".work/*/checkpoints/*.safetensors"))
     assert stored
+    status = run_status.read(Output(str(output)))
+    assert status is not None
+    assert status.state == "stopped"
 
     def again() -> tuple[int, int, int, int]:
         end = render_catalog(
@@ -103,3 +129,13 @@ def test_a_catalog_is_stopped_gone_on_with_and_found_done(
         assert np.array_equal(latents.numpy(), expected.numpy())
     assert not list(output.glob(".work/*/checkpoints"))
     assert again() == (0, 2, 1, 0)
+
+    # Another video of a name, and the line that was wrong is gone.
+    red = ROWS[0] | {"seed": 3, "steps": 1}
+    catalog.write_text("\n".join(map(json.dumps, (red, ROWS[2]))))
+    assert again() == (1, 1, 0, 0)
+    now = manifest.read(place)
+    assert {(row.name, row.seed, row.status) for row in now} == {
+        ("red", 3, "done"),
+        (rows[3].name, 2, "done"),
+    }

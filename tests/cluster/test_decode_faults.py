@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import av
 import pytest
+import ray
 import torch
 
 from glc_ray.backbones.registry import facts
@@ -67,13 +69,19 @@ def records(
     location: str, jobs: Sequence[VideoJob], *, denoises: bool = False
 ) -> dict[str, VideoRecord]:
     """Render in a graph of this process, whose stages a test may replace."""
+    return {record.prompt: record for record in rendered(location, jobs, denoises=denoises)}
+
+
+def rendered(
+    location: str, jobs: Sequence[VideoJob], *, denoises: bool = False
+) -> Iterator[VideoRecord]:
+    """As ``records``, one by one."""
     pipeline = jobs[0].pipeline
     denoisers = start_denoisers(pipeline) if denoises else []
     farm = start_farm(location, denoisers, pipeline.resources.denoisers)
     files = FilePlans(pipeline, len(jobs))
     plan = graph.GraphPlan(pipeline, files, num_videos=len(jobs), num_at_once=1, keep_latents=False)
-    found = graph.Graph(farm, plan).records(graph.Listed.of(*jobs), frozenset())
-    return {record.prompt: record for record in found}
+    return graph.Graph(farm, plan).records(graph.Listed.of(*jobs), frozenset())
 
 
 def check_done(output: Path, record: VideoRecord, num_frames: int = 33) -> None:
@@ -130,7 +138,11 @@ class _Killing:
     def decode_tile(self, *arguments: Any) -> Any:
         self._calls += 1
         if self._calls == 4:
-            (encoder,) = running_ffmpegs()
+            # The shell that stands for ffmpeg may still have to become it.
+            deadline = time.monotonic() + 60
+            while not (encoders := running_ffmpegs()) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            (encoder,) = encoders
             os.kill(encoder, signal.SIGKILL)
         return self._decoder.decode_tile(*arguments)
 
@@ -194,6 +206,67 @@ def test_faults_of_single_videos_and_the_same_command_again(
     assert {prompt for prompt, record in again.items() if record.num_windows} == {"corrupt"}
     assert (again["odd"].width, again["odd"].height) == (11, 9)
     assert len(list((place / "videos").iterdir())) == 5
+
+
+class _Cancelling(_Logged):
+    """Somebody cancels the video while its first segment is stored."""
+
+    def _store(self, ledger: Any, written: Any, attempt: int) -> None:
+        super()._store(ledger, written, attempt)
+        ray.get(self._board.cancel.remote([self._unwanted], False))
+
+    def __call__(self, row: Any) -> Any:
+        self._unwanted = row["name"]
+        return super().__call__(row)
+
+
+def test_a_video_that_is_cancelled_while_it_is_decoded_stops_at_the_next_segment(
+    ray_cluster: None, job_of: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, job = tmp_path / "out", job_of("unwanted")
+    output = Output(str(place))
+    output.prepare()
+    store_latents(output, job)
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "DecodeEncodeStage", _Cancelling)
+        record = records(str(place), [job])["unwanted"]
+    assert (record.status, record.error) == (
+        "cancelled",
+        "cancelled while it was decoded; what is stored is kept",
+    )
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _Logged)
+    check_done(place, records(str(place), [job])["unwanted"])
+    made = [line.partition("/")[2] for line in stored(tmp_path / "stored")]
+    assert [line.partition(".")[0] for line in made] == ["00000", "00001"]
+
+
+class _Second(_Logged):
+    """Does not begin with the second video before somebody has the record of the first."""
+
+    def __call__(self, row: Any) -> Any:
+        recorded = Path(self._output.uri()).with_name("recorded")
+        deadline = time.monotonic() + 120
+        while row["name"].startswith("second") and not recorded.exists():
+            if time.monotonic() > deadline:
+                return {**row, "error": "the first has no record"}
+            time.sleep(0.05)
+        return super().__call__(row)
+
+
+def test_a_record_does_not_wait_for_the_next_video(
+    ray_cluster: None, job_of: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, jobs = tmp_path / "out", [job_of("first", 17), job_of("second", 17)]
+    output = Output(str(place))
+    output.prepare()
+    for job in jobs:
+        store_latents(output, job)
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _Second)
+    found = []
+    for record in rendered(str(place), jobs):
+        found.append((record.prompt, record.error))
+        (tmp_path / "recorded").touch()
+    assert found == [("first", ""), ("second", "")]
 
 
 class _Filling(_Logged):

@@ -15,7 +15,8 @@ from glc_ray.catalog import CatalogJobs, group_of
 from glc_ray.config import VideoJob
 from glc_ray.protocols import UserError
 from glc_ray.runtime.first_lines import FirstLines
-from glc_ray.runtime.queue import QueueSummary, fill, rows
+from glc_ray.runtime.queue import fill
+from glc_ray.runtime.queue_summary import QueueSummary, rows
 from glc_ray.runtime.rows import video_id
 from glc_ray.store.catalog import BadRow, read_rows
 from glc_ray.store.output import Output
@@ -57,7 +58,7 @@ def test_rows_of_all_kinds(
             {"prompt": "a pink ball", "num_frames": 144, "name": "short"},
             {"prompt": "a green ball", "name": "other", "priority": 5},
             {"prompt": "a purple box", "num_frames": 289, "priority": 5},
-            {"prompt": "a box", "denoise.batch_size": 1},
+            {"prompt": "a Zebra under a box", "denoise.batch_size": 1},
         ],
     )
     bad: list[BadRow] = []
@@ -93,7 +94,9 @@ def test_rows_of_all_kinds(
     assert bad[2].error.startswith("--num-frames 144: must be 4k+1")
     assert caplog.messages == [
         f"--catalog {catalog}: 1 ask for a video that another row asks for, prompt, seed and "
-        "settings alike; it is rendered once: line 3 as line 1"
+        "settings alike; it is rendered once: line 3 as line 1",
+        f"--catalog {catalog}: 1 video has words that the model does not know, such as 'zebra', "
+        "'under'; a render of one such prompt lists those that it knows",
     ]
 
 

@@ -79,6 +79,27 @@ def test_a_dead_coordinators_video_goes_on_at_its_last_step(
     assert checkpoints.load_latest(Output(farm.output), video_id(job), job.latents_hash) is None
 
 
+def test_a_pool_and_a_board_that_die_are_started_anew_and_the_step_goes_on(
+    ray_cluster: None, job: VideoJob, tmp_path: Path
+) -> None:
+    with farm_of(job, tmp_path, 2, _Slow) as farm:
+        coordinator = start_coordinator(farm)
+        answer = coordinator.denoise.remote(job, "video")
+        wait_for_step(farm, job, 2)
+        for actor in (farm.pool, farm.board):
+            ray.kill(actor, no_restart=False)
+        timings = ray.get(answer)
+        assert np.array_equal(latents_of(farm, job), in_process(job))
+        assert timings.resumed_at_step == 0
+        assert timings.num_windows % STEPS == 0
+        told = [line for actor in (farm.pool, farm.board) for line in notices(actor)]
+    assert [line.partition(" and ")[0] for line in told] == ["the pool died", "the board died"]
+
+
+def notices(actor: Any) -> list[str]:
+    return ray.get(actor.notices.remote())
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_made_when_it_is_asked_for(
     ray_cluster: None, job: VideoJob, tmp_path: Path
