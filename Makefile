@@ -21,7 +21,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 demo: $(VENV)/.runtime ## Render a 145-frame video of the default prompt with the embedded model
 	$(BIN)/python -m glc_ray.render --workers 2 --output $(DEMO_OUTPUT)
 
-browser: ## Install Chromium for the tests of the report page, if this is Debian and you are root
+browser: ## Install Chromium for the tests of the report page, on Debian as root
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 || \
@@ -29,8 +29,8 @@ browser: ## Install Chromium for the tests of the report page, if this is Debian
 	  echo "no Chromium: the tests of the report page are skipped"; \
 	fi
 
-test: $(VENV)/.dev browser ## Run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev ## Lint, check formatting, import directions and types
 	$(BIN)/ruff check .
