@@ -188,7 +188,7 @@ class _Template:
 
 def group_of(job: VideoJob) -> str:
     """Hex SHA-256 of what the actors of a run are started for: jobs of one group share them."""
-    shared = {"model", "optimize", "denoise", "fuse", "decode", "resources"}
+    shared = {"model", "optimize", "denoise", "fuse", "decode", "preview", "resources"}
     return content_hash(
         {"model_identity": job.model_identity, **job.pipeline.model_dump(include=shared)}
     )

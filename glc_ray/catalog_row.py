@@ -15,7 +15,9 @@ from glc_ray.pipeline_file import OPTION_KEYS, Override
 from glc_ray.prompts import PromptLike
 from glc_ray.protocols import UserError
 
-_ALIASES = {name: key for name, key in OPTION_KEYS.items() if name != "workers"}
+_ALIASES = {
+    name: key for name, key in OPTION_KEYS.items() if name not in ("workers", "preview_every")
+}
 OWN_COLUMNS = ("prompt", "prompts", "name", "seed", "pipeline", "priority")
 """What is no key of the pipeline that the row uses."""
 COLUMNS = (*OWN_COLUMNS, *_ALIASES)

@@ -1,7 +1,7 @@
 """The job specification: frozen, validated, with a content hash.
 
-Everything under ``PipelineSpec`` but ``resources``, ``name`` and ``description`` may change the
-bits of a video and is part of its hash; ``resources`` says only where the work is done.
+Everything under ``PipelineSpec`` but ``resources``, ``preview``, ``name`` and ``description`` may
+change the bits of a video and is part of its hash; ``resources`` says only where the work is done.
 """
 
 from __future__ import annotations
@@ -371,6 +371,20 @@ CustomResources = Annotated[
 ]
 
 
+class PreviewSpec(_Spec):
+    """Pictures of a video while it is denoised; they never change a bit of it.
+
+    Off unless it is asked for: a process of its own has to load the VAE, which a short video on a
+    small machine would feel, and nobody looks at most videos of a catalog.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Steps from one preview to the next, --preview-every; 0 is none. One that is due while the
+    last is not done yet is left out."""
+    frames: Annotated[int, Field(ge=1, le=16)] = 4
+    """Pictures of a preview, from the beginning of the video to its end."""
+
+
 class ActorResources(_Spec):
     """How many actors of a kind, and what each takes of a node."""
 
@@ -414,6 +428,18 @@ class CoordinatorResources(_Spec):
     """What else each takes, such as {coordinator: 1}."""
 
 
+class PreviewerResources(_Spec):
+    """Of the process that decodes previews, one a run, where they are asked for."""
+
+    num_cpus: Share = 0
+    """Logical CPUs."""
+    num_gpus: Share = 0
+    """GPUs; a share leaves the rest to a denoiser. 0 decodes on one CPU thread, at the lowest
+    priority and in float32."""
+    custom: CustomResources = {}
+    """What else it takes, such as {previewer: 1}."""
+
+
 class CheckpointSpec(_Spec):
     """How often the state of a video that is denoised is stored, between two steps."""
 
@@ -439,6 +465,8 @@ class ResourcesSpec(_Spec):
     """Videos denoised at once."""
     decoders: DecoderResources = DecoderResources()
     """Videos decoded and encoded at once."""
+    previewer: PreviewerResources = PreviewerResources()
+    """Pictures of videos while they are denoised."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """What is stored in the middle of a video, so that it goes on there after a crash."""
     wait_for_nodes: bool = False
@@ -499,6 +527,8 @@ class PipelineSpec(_Spec):
     """How latents become frames."""
     encode: EncodeSpec = EncodeSpec()
     """How frames become a file."""
+    preview: PreviewSpec = PreviewSpec()
+    """Pictures while a video is denoised."""
     resources: ResourcesSpec = ResourcesSpec()
     """Where the work is done."""
 
@@ -569,6 +599,7 @@ def _sections(same: _Same, of_latents: bool) -> dict[str, str]:
         "prompt": True,
         "prompts": True,
         "resources": True,
+        "preview": True,
         # Who decodes what: changes no bit.
         "decode": {"parallel"},
         # The identity says which model; where it lies does not matter.

@@ -76,6 +76,13 @@ _RUN_OPTIONS = (
         help="Keep OUTPUT/report/index.html, a page that shows the videos. [--report]",
     ),
     click.option(
+        "--preview-every",
+        type=int,
+        metavar="N",
+        help="Every N steps, pictures of what it is so far: a row of OUTPUT/previews/NAME.png. "
+        "0 is none. [0]",
+    ),
+    click.option(
         "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
     ),
     log_format_option,

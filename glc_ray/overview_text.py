@@ -55,6 +55,9 @@ def lines(found: Overview, eta: Eta | None = None) -> list[str]:
     if in_work:
         shown += ["", "in work" if found.run_state == "running" else "in work at its last sign"]
         standing = [describe(one, eta.of(one) if eta else None) for one in in_work]
+        standing = [
+            f"{text}{_preview(found, one)}" for text, one in zip(standing, in_work, strict=True)
+        ]
         names = [plain(one.name) for one in in_work[:_SHOWN_IN_WORK]]
         shown += _columns(zip(names, standing, strict=False))
         if len(in_work) > _SHOWN_IN_WORK:
@@ -146,7 +149,7 @@ def video_lines(place: Output, found: Overview) -> Iterator[str]:
     """A line a video, however many they are."""
     in_work = _in_work(found)
     for video in in_work:
-        yield f"{plain(video.name)}: {describe(video, None)}"
+        yield f"{plain(video.name)}: {describe(video, None)}{_preview(found, video)}"
     for name, state, error in _ended(place, in_work):
         yield ": ".join(text for text in (name, state, error) if text)
     if found.counts["queued"]:
@@ -169,6 +172,10 @@ def _in_work(found: Overview) -> tuple[VideoProgress, ...]:
 def _ended(place: Output, in_work: tuple[VideoProgress, ...]) -> Iterator[tuple[str, str, str]]:
     known = {plain(video.name) for video in in_work}
     return (row for row in rows(place) if row[0] not in known)
+
+
+def _preview(found: Overview, video: VideoProgress) -> str:
+    return f"; preview {found.output.rstrip('/')}/{plain(video.preview)}" if video.preview else ""
 
 
 def _columns(pairs: Iterable[tuple[str, str]]) -> list[str]:

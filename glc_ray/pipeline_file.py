@@ -24,6 +24,7 @@ OPTION_KEYS = {
     "guidance_scale": "sampling.guidance_scale",
     "workers": "resources.denoisers.count",
     "method": "method",
+    "preview_every": "preview.every",
 }
 """The specification key that each option of the command line sets."""
 

@@ -38,6 +38,7 @@ def render(
     guidance_scale: float | None = None,
     workers: int | None = None,
     method: str | None = None,
+    preview_every: int | None = None,
     options: Mapping[str, Any] | None = None,
     output: str = "output",
     address: str | None = None,
@@ -63,6 +64,8 @@ def render(
         guidance_scale: classifier-free guidance; 1 turns it off.
         workers: denoiser actors.
         method: long-video method.
+        preview_every: steps from one preview to the next, pictures of what it is so far in
+            ``previews/NAME.png``; None or 0 is none.
         options: further specification keys by dotted path, ``{"glc.vmcr": False}``.
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
@@ -92,6 +95,7 @@ def render(
         workers=workers,
         guidance_scale=guidance_scale,
         method=method,
+        preview_every=preview_every,
     )
     way = _Way(output, address, keep_latents, force, report, wait, stops, quiet)
     if from_latents is not None:

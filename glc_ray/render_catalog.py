@@ -67,6 +67,7 @@ def render_catalog(
     guidance_scale: float | None = None,
     workers: int | None = None,
     method: str | None = None,
+    preview_every: int | None = None,
     options: Mapping[str, Any] | None = None,
     output: str = "output",
     address: str | None = None,
@@ -87,6 +88,7 @@ def render_catalog(
         pipeline, seed, num_frames, fps, steps, guidance_scale, method, options: as of ``render``,
             for rows that do not say otherwise.
         workers: denoiser actors.
+        preview_every: as of ``render``, for every video.
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
         keep_latents: store final latents, too.
@@ -118,6 +120,7 @@ def render_catalog(
         workers=workers,
         guidance_scale=guidance_scale,
         method=method,
+        preview_every=preview_every,
     )
     name = pipeline or "toyworld"
     jobs = CatalogJobs(

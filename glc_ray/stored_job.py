@@ -17,7 +17,15 @@ from glc_ray.protocols import UserError
 from glc_ray.store.latents import read_header
 
 _LOG = logging.getLogger(__name__)
-_NOT_OF_LATENTS = ("decode.", "encode.", "resources.", "video.fps", "model.path", "model.revision")
+_NOT_OF_LATENTS = (
+    "decode.",
+    "encode.",
+    "resources.",
+    "video.fps",
+    "model.path",
+    "model.revision",
+    "preview.",
+)
 """Keys that latents do not depend on, or the beginnings of such."""
 
 

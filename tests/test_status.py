@@ -303,6 +303,18 @@ def test_all_lists_each_video_once(place: Output) -> None:
     assert facts["run"]["in_work"][0]["steps_done"] == 2
 
 
+def test_where_the_preview_of_a_video_in_work_is(place: Output) -> None:
+    shown = replace(DENOISING, preview="previews/blue-box.png")
+    run_status.write(place, run_of(num_videos=1, in_work=(shown,)))
+    expected = (
+        f"denoising: step 3 of 25, window 4 of 18; preview {place.uri('previews/blue-box.png')}"
+    )
+    assert table(call(place).stdout)["blue-box"] == expected
+    assert f"blue-box: {expected}" in call(place, "--all").stdout.splitlines()
+    facts = json.loads(call(place, "--json").stdout)
+    assert facts["run"]["in_work"][0]["preview"] == "previews/blue-box.png"
+
+
 def test_a_crowd_in_work_leaves_room_for_the_rest(place: Output) -> None:
     crowd = tuple(replace(DENOISING, name=f"v{i}") for i in range(50))
     run_status.write(place, run_of(num_videos=50, in_work=crowd))

@@ -10,23 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from glc_ray.media.drawing import (
+    BACKGROUND,
+    CAPTION,
+    CAPTION_HEIGHT,
+    CAPTION_SIZE,
+    GAP,
+    MARGIN,
+    TITLE,
+    TITLE_LINE,
+    TITLE_SIZE,
+    font,
+    thumbnail,
+    wrap,
+)
 from glc_ray.media.whole_file import whole_file
 
 # Late: it imports torch, and the report page needs none.
 if TYPE_CHECKING:
     from glc_ray.media.decode import Frames
 
-_BACKGROUND, _TITLE, _CAPTION = "#ffffff", "#1a1a1a", "#6b6b6b"
-_MARGIN, _GAP, _CAPTION_HEIGHT, _TITLE_LINE = 24, 12, 24, 30
-_CELL_WIDTH = 256
-_TITLE_LINES = 3
 _PREVIEW = 3, 2
-_TITLE_CHARACTERS = 1000  # more than these lines hold
-
-# Pillow's own font knows ASCII only. The first of these that is installed draws the rest.
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msgothic.ttc", "DejaVuSans.ttf")
 
 
 class Thumbnails:
@@ -48,7 +54,7 @@ class Thumbnails:
         """Let the next frames (frames, height, width, 3) of the stretch pass by."""
         for offset, frame in enumerate(frames):
             if self.seen + offset in self.frames:
-                self.pictures[self.seen + offset] = _resize(Image.fromarray(eight_bits(frame)))
+                self.pictures[self.seen + offset] = thumbnail(Image.fromarray(eight_bits(frame)))
         self.seen += len(frames)
 
     def watch(self, batches: Iterable[Frames]) -> Iterator[Frames]:
@@ -106,21 +112,23 @@ class ContactSheet:
         pictures = self._pictures()
         width, height = pictures[0].size
         rows = -(-len(self.frames) // self._columns)
-        inner_width = self._columns * (width + _GAP) - _GAP
-        title = _wrap(self._title, inner_width)
-        top = _MARGIN + len(title) * _TITLE_LINE + (_GAP if title else 0)
-        sheet_height = top + rows * (height + _CAPTION_HEIGHT + _GAP) - _GAP + _MARGIN
-        sheet = Image.new("RGB", (inner_width + 2 * _MARGIN, sheet_height), _BACKGROUND)
+        inner_width = self._columns * (width + GAP) - GAP
+        title = wrap(self._title, inner_width)
+        top = MARGIN + len(title) * TITLE_LINE + (GAP if title else 0)
+        sheet_height = top + rows * (height + CAPTION_HEIGHT + GAP) - GAP + MARGIN
+        sheet = Image.new("RGB", (inner_width + 2 * MARGIN, sheet_height), BACKGROUND)
         draw = ImageDraw.Draw(sheet)
         for number, line in enumerate(title):
-            position = (_MARGIN, _MARGIN + number * _TITLE_LINE)
-            draw.text(position, line, fill=_TITLE, font=_font(22, self._title))
+            position = (MARGIN, MARGIN + number * TITLE_LINE)
+            draw.text(position, line, fill=TITLE, font=font(TITLE_SIZE, self._title))
         for number, frame in enumerate(self.frames):
             row, column = divmod(number, self._columns)
-            x = _MARGIN + column * (width + _GAP)
-            y = top + row * (height + _CAPTION_HEIGHT + _GAP)
+            x = MARGIN + column * (width + GAP)
+            y = top + row * (height + CAPTION_HEIGHT + GAP)
             sheet.paste(pictures[frame], (x, y))
-            draw.text((x, y + height + 5), self._caption(frame), fill=_CAPTION, font=_font(14))
+            draw.text(
+                (x, y + height + 5), self._caption(frame), fill=CAPTION, font=font(CAPTION_SIZE)
+            )
         return sheet
 
     def save(self, path: Path) -> None:
@@ -143,7 +151,7 @@ class ContactSheet:
         columns = min(_PREVIEW[0], len(chosen))
         width, height = chosen[0].size
         size = (columns * width, -(-len(chosen) // columns) * height)
-        image = Image.new("RGB", size, _BACKGROUND)
+        image = Image.new("RGB", size, BACKGROUND)
         for number, picture in enumerate(chosen):
             row, column = divmod(number, columns)
             image.paste(picture, (column * width, row * height))
@@ -169,17 +177,6 @@ def evenly_spaced(num_frames: int, picks: int) -> list[int]:
     return [round(pick * (num_frames - 1) / max(picks - 1, 1)) for pick in range(picks)]
 
 
-def _resize(frame: Image.Image) -> Image.Image:
-    """About ``_CELL_WIDTH`` wide, by a whole factor: a small picture stays sharp and regular."""
-    if frame.width <= _CELL_WIDTH:
-        factor = max(1, round(_CELL_WIDTH / frame.width))
-        size = (frame.width * factor, frame.height * factor)
-        return frame.resize(size, Image.Resampling.BICUBIC)
-    divisor = round(frame.width / _CELL_WIDTH)
-    size = (frame.width // divisor, frame.height // divisor)
-    return frame.resize(size, Image.Resampling.LANCZOS)
-
-
 def eight_bits(frame: NDArray[Any]) -> NDArray[np.uint8]:
     """Of 16 bits the nearest of 8: 65,535 = 255 * 257."""
     return frame if frame.dtype == np.uint8 else ((frame + np.uint32(128)) // 257).astype(np.uint8)
@@ -189,39 +186,3 @@ def _png(picture: Image.Image) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Lines no wider than ``width`` pixels, broken at spaces and, where a word is too long (or the
-    script has no spaces), inside of words."""
-    font, lines = _font(22, text), [""]
-    for word in _printable(text[:_TITLE_CHARACTERS]).split():
-        joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
-            continue
-        lines.append("")
-        for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    lines = [line for line in lines if line]
-    if len(lines) > _TITLE_LINES:
-        lines = [*lines[: _TITLE_LINES - 1], lines[_TITLE_LINES - 1] + " …"]
-    return lines
-
-
-def _printable(text: str) -> str:
-    """Control characters and lone surrogates, which fonts cannot draw, become spaces."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    if text.isascii():
-        return ImageFont.load_default(size)
-    for name in _WIDE_FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)

@@ -59,6 +59,26 @@ def to_frames(pixels_BFCHW: Tensor, bit_depth: Literal[8, 16] = 8) -> Frames:
     return _to_rgb(pixels_BFCHW) if bit_depth == 8 else _to_rgb48(pixels_BFCHW)
 
 
+def decode_alone(decoder: FrameDecoder, latents_BFCHW: Tensor) -> NDArray[np.uint8]:
+    """The picture of one latent frame, wherever in a video it is from, (height, width, 3) uint8.
+
+    It is decoded as if a video began with it, without those before it that a causal VAE looks back
+    at: one picture where a frame in the middle gives several, close to what the decode of the whole
+    shows there, and good enough to see what will come of it. Bit-equal to the VAE's decode of this
+    frame.
+
+    Args:
+        decoder: a loaded VAE.
+        latents_BFCHW: (1, 1, C, H, W) on any device.
+
+    Raises:
+        NonFiniteError: latents or pixels hold NaN or infinity.
+    """
+    assert latents_BFCHW.shape[:2] == (1, 1)
+    (frames,) = stream_decode(decoder, latents_BFCHW)
+    return frames[0]
+
+
 def stream_pixels(
     decoder: FrameDecoder,
     latents_BFCHW: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from dataclasses import asdict, fields
@@ -16,7 +17,7 @@ from glc_ray.report_page.page import page
 from glc_ray.report_page.rows import Json, page_id, page_row
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
-from glc_ray.store.paths import REPORT_PAGE
+from glc_ray.store.paths import REPORT_PAGE, preview_sheet_path
 from glc_ray.store.record import VideoRecord
 from glc_ray.store.run_status import RunStatus
 
@@ -107,7 +108,7 @@ class Report:
         return missing
 
     def _put(self, record: VideoRecord) -> None:
-        self._files.put(page_row(record, self._scores(record)))
+        self._files.put(page_row(record, self._scores(record), self._preview_sheet(record)))
 
     def _scores(self, record: VideoRecord) -> ScoresFile | None:
         if not record.scores:
@@ -116,6 +117,15 @@ class Report:
             return ScoresFile.from_json(self._output.read_bytes(record.scores) or b"")
         except ValueError:
             return None
+
+    def _preview_sheet(self, record: VideoRecord) -> str:
+        """Its path, where previews were asked for and there is one."""
+        try:
+            every = json.loads(record.specification)["pipeline"]["preview"]["every"]
+        except (ValueError, KeyError, TypeError):
+            return ""
+        path = preview_sheet_path(record.name)
+        return path if every and self._output.size(path) is not None else ""
 
     def _title(self) -> str:
         return self._output.uri().rstrip("/").rpartition("/")[2] or self._output.uri()

@@ -39,12 +39,14 @@ class PageRow:
     """The part of its specification that it shares with others; ``row["pipeline"]`` names it."""
 
 
-def page_row(record: VideoRecord, scores: ScoresFile | None) -> PageRow:
-    """A manifest row with its scores, if it has any, as the page shows it."""
+def page_row(record: VideoRecord, scores: ScoresFile | None, preview_sheet: str = "") -> PageRow:
+    """A manifest row as the page shows it, with its scores and its preview sheet's path, if any."""
     row: Json = {"id": page_id(record.id)}
     for column in _COLUMNS:
         if value := getattr(record, column):
             row[column] = round(value, 3) if isinstance(value, float) else value
+    if preview_sheet:
+        row["preview_sheet"] = preview_sheet
     # JavaScript's numbers end at 2^53.
     row["seed"] = str(record.seed)
     row["finished_at"] = record.finished_at

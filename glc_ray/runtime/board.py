@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -27,6 +28,7 @@ class Board:
         self._videos: dict[str, VideoProgress] = {}
         self._ended: dict[str, None] = {}
         """The last ones, oldest first."""
+        self._previews: dict[str, str] = {}
         self._coordinators: dict[str, Any] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._is_ending = False
@@ -41,6 +43,7 @@ class Board:
             self._videos[video] = progress
             return
         self._videos.pop(video, None)
+        self._previews.pop(video, None)
         self._ended[video] = None
         if len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -73,7 +76,15 @@ class Board:
 
     def in_work(self) -> tuple[VideoProgress, ...]:
         """Where the videos in work stand."""
-        return tuple(self._videos.values())
+        return tuple(
+            replace(progress, preview=self._previews.get(video, ""))
+            for video, progress in self._videos.items()
+        )
+
+    def previewed(self, video: str, path: str) -> None:
+        """Remember where the preview sheet of a video is; one that has ended needs none."""
+        if video in self._videos:
+            self._previews[video] = path
 
     def attend(self, name: str, coordinator: Any) -> bool:
         """Whether a video is to stop, for the coordinator that drives it: it asks before each step,

@@ -154,9 +154,13 @@ def _running_here() -> str | None:
 
 def _needs(resources: ResourcesSpec) -> list[_Need]:
     own = {kind: getattr(resources, kind) for kind in ("denoisers", "coordinators", "decoders")}
+    previewer = resources.previewer
     return [
-        _Need(kind, of.count, of.num_cpus, getattr(of, "num_gpus", 0), of.custom)
-        for kind, of in own.items()
+        *(
+            _Need(kind, of.count, of.num_cpus, getattr(of, "num_gpus", 0), of.custom)
+            for kind, of in own.items()
+        ),
+        _Need("previewer", 1, previewer.num_cpus, previewer.num_gpus, previewer.custom),
     ]
 
 

@@ -15,12 +15,14 @@ from glc_ray.backbones.registry import facts
 from glc_ray.config import CoordinatorResources, VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.logs import about, log_file
+from glc_ray.protocols import StepResult
 from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.metrics import Recorder
 from glc_ray.runtime.pool_denoiser import PoolDenoiser
+from glc_ray.runtime.previews import Previews
 from glc_ray.runtime.rows import video_id
 from glc_ray.runtime.step_metrics import StepMetrics
 from glc_ray.sampler import Boundary, StepReport, sample_job
@@ -136,10 +138,12 @@ class Coordinator:
             about(step=start.step_index)
             _LOG.info("goes on from its checkpoint")
         begun = time.perf_counter()
+        model = facts(job.pipeline.model)
+        previews = Previews(self._farm, job, progress.name, model, next_step=progress.steps_done)
         denoiser = PoolDenoiser(
             self._farm.pool,
             self._farm.workers,
-            ForwardPlanner(job, facts(job.pipeline.model)),
+            ForwardPlanner(job, model),
             priority=priority,
             on_windows=progress.windows,
             recorder=self._recorder,
@@ -154,14 +158,22 @@ class Coordinator:
             progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
             checkpointer.offer(boundary, timings())
 
+        def step(report: StepReport, latents: Tensor) -> None:
+            previews.step(report, latents)
+            progress.step(report)
+
+        def refined(result: StepResult, latents: Tensor) -> None:
+            previews.predicted(result)
+            progress.metrics.refined(result, latents)
+
         try:
             latents = sample_job(
                 job,
                 denoiser,
                 start=start,
-                on_step=progress.step,
+                on_step=step,
                 on_boundary=offer,
-                on_update=progress.metrics.refined,
+                on_update=refined,
             )
         except FloatingPointError:
             progress.metrics.nonfinite()
@@ -184,23 +196,23 @@ class _Progress:
         self._steps: list[StepReport] = []
         self._board = board
         self._key = job.specification_hash
-        self._name = name
+        self.name = name
         self._num_steps = job.pipeline.sampling.num_steps
         self.slot: int = ray.get(board.begin.remote(self._key, name))
         self.metrics = StepMetrics(recorder, job, self.slot)
 
     def loading(self, coordinator: Any) -> None:
         self._me = coordinator
-        self._board.attend.remote(self._name, coordinator)
+        self._board.attend.remote(self.name, coordinator)
 
     def leave(self) -> None:
-        self._board.leave.remote(self._name)
+        self._board.leave.remote(self.name)
         self.metrics.close()
 
     def windows(self, done: int, total: int) -> None:
         self._tell(windows_done=done, num_windows=total)
 
-    def step(self, report: StepReport, latents: Tensor) -> None:
+    def step(self, report: StepReport) -> None:
         self._steps.append(report)
         self.steps_done = report.step_index + 1
         about(step=report.step_index)
@@ -213,7 +225,7 @@ class _Progress:
         )
         self.metrics.step(report)
         self._tell(windows_done=0, num_windows=report.num_windows)
-        if ray.get(self._board.attend.remote(self._name, self._me)):
+        if ray.get(self._board.attend.remote(self.name, self._me)):
             raise CancelledError(f"cancelled after step {report.step_index}")
 
     def timings(self, denoiser: PoolDenoiser, prompt_s: float) -> Timings:
@@ -231,7 +243,7 @@ class _Progress:
 
     def _tell(self, *, windows_done: int, num_windows: int) -> None:
         progress = VideoProgress(
-            name=self._name,
+            name=self.name,
             state="denoising",
             steps_done=self.steps_done,
             num_steps=self._num_steps,

@@ -27,6 +27,8 @@ class Farm:
     board: Any
     telemetry: Telemetry = field(default_factory=Telemetry)
     """What they count for."""
+    previewer: Any = None
+    """None where no previews are asked for."""
 
 
 class _Pool(Pool):

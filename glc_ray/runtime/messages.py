@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from glc_ray.media.preview_sheet import PreviewHead, PreviewLabel
 from glc_ray.protocols import Forward
 from glc_ray.store.run_status import VideoProgress
 
@@ -39,6 +40,20 @@ class WindowBatchResult:
     """Forwards beyond the batch's own, for an anchor that the worker did not have."""
     halvings: int = 0
     """How often the batch was divided, for want of memory on the device."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A row of a preview sheet, to be decoded."""
+
+    latents_BFCHW: Array
+    """(1, F, C, H, W) float32: of each column one latent frame of the predicted clean latents."""
+    video: str
+    """Specification hash."""
+    name: str
+    """Of the video's files."""
+    head: PreviewHead
+    label: PreviewLabel
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -27,6 +27,7 @@ from glc_ray.runtime.farm import Farm, beside_me, start_farm
 from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.joins import joined
 from glc_ray.runtime.metrics import Telemetry
+from glc_ray.runtime.previewer import start_previewer
 from glc_ray.runtime.rows import Row, failed_record, row_of
 from glc_ray.runtime.tile_pool import start_tile_actors
 from glc_ray.store.output import Output
@@ -100,7 +101,11 @@ class Renderer:
         self._workers = start_denoisers(pipeline) if denoises else []
         resources = pipeline.resources
         counted = Telemetry.of(Output(output).uri(), resources)
-        self._farm = start_farm(output, self._workers, resources.denoisers, telemetry=counted)
+        farm = start_farm(output, self._workers, resources.denoisers, telemetry=counted)
+        if denoises and pipeline.preview.every:
+            previewer = start_previewer(output, pipeline, counted)
+            farm = replace(farm, previewer=previewer)
+        self._farm = farm
         # Here, where diffusers is imported already, and not once more in the graph's process.
         plans = FilePlans(pipeline, num_videos)
         at_once = videos_at_once(pipeline, plans.model, num_videos)
@@ -172,7 +177,12 @@ class Renderer:
         """Free what the actors take of the cluster; ``records`` ends."""
         self._is_closed = True
         self._end_graph()
-        for actor in (*self._workers, self._farm.pool, self._farm.board):
+        for actor in (
+            *self._workers,
+            self._farm.pool,
+            self._farm.board,
+            *filter(None, [self._farm.previewer]),
+        ):
             ray.kill(actor)
 
     def _pass(self, source: RowSource, recorded: set[str]) -> Iterator[VideoRecord]:

@@ -4,6 +4,7 @@ OUTPUT/videos/NAME.mp4              nothing but finished videos in this folder
 OUTPUT/videos/NAME/frame_000000.png those that are folders of frames
 OUTPUT/contact_sheets/NAME.png
 OUTPUT/previews/NAME.jpg            six pictures without text
+OUTPUT/previews/NAME.png            pictures of what it was while it was denoised, if asked for
 OUTPUT/scores/NAME.json             change and drift of every frame
 OUTPUT/report/                      the report page
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
@@ -42,6 +43,11 @@ def contact_sheet_path(name: str) -> str:
 def preview_path(name: str) -> str:
     """Path of some pictures of a video, below the output."""
     return f"previews/{name}.jpg"
+
+
+def preview_sheet_path(name: str) -> str:
+    """Path of a sheet of pictures of a video while it was denoised, below the output."""
+    return f"previews/{name}.png"
 
 
 def scores_path(name: str) -> str:

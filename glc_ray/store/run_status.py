@@ -28,6 +28,8 @@ class VideoProgress:
     num_frames: int = 0
     slot: int | None = None
     """In denoising: the smallest number that no other video had when it began."""
+    preview: str = ""
+    """Path of its preview sheet below the output; empty: none yet."""
 
 
 @dataclass(frozen=True)

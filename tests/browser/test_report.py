@@ -64,7 +64,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "pink-box", job("a pink box", 4), 960, status="cancelled", error="cancelled", **queued
         ),
     ]
-    in_work = (VideoProgress("blue-box", "denoising", 3, 25, 4, 18),)
+    in_work = (
+        VideoProgress("blue-box", "denoising", 3, 25, 4, 18, preview="previews/blue-box.png"),
+    )
     run = RunStatus(
         "node7", 42, BEGAN, BEGAN + 970, num_videos=9, ended={"done": 4}, in_work=in_work
     )
@@ -103,6 +105,8 @@ def test_the_list_shows_videos_pictures_states_and_the_run(
         "a purple ball rolls over the sea at dusk",
     ]
     assert "denoising, step 4 of 25" in page.locator("#run").inner_text()
+    link = page.locator("#run a", has_text="preview").get_attribute("href")
+    assert link == "../previews/blue-box.png"
     assert "4 queued" in page.locator("#run").inner_text()
     assert (
         page.locator(".card", has_text="a green box").locator(".error").inner_text()

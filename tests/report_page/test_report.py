@@ -182,6 +182,21 @@ def test_what_takes_too_long_waits(tmp_path: Path) -> None:
     assert len(rows(output)) == 3
 
 
+def test_the_preview_sheet_of_a_video_that_was_asked_for_and_made(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.prepare()
+    jobs = [job(seed=seed, **{"preview.every": every}) for seed, every in enumerate((0, 5, 5))]
+    names = ("off", "on", "too-short")
+    for name in names[:2]:
+        output.put_bytes(b"PNG", f"previews/{name}.png")
+    store_rows(output, *map(record, names, jobs))
+    report = Report(output)
+    report.sync()
+    assert report.write(None)
+    found = {row["name"]: row.get("preview_sheet") for row in rows(output).values()}
+    assert found == {"off": None, "on": "previews/on.png", "too-short": None}
+
+
 def test_the_run_is_in_the_index(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     report = Report(output)

@@ -80,7 +80,8 @@ function runPanel(run, written, now) {
     isOn && inWork.length ? el("ul", { class: "in-work" }, inWork.slice(0, 12).map((video) => el("li", {},
       el("bdi", { class: "in-work-name" }, video.name),
       el("progress", { max: 1, value: fractionOf(video), "aria-label": `${video.name}: ${video.state}` }),
-      el("span", {}, progressWords(video))))) : null,
+      el("span", {}, progressWords(video)),
+      video.preview ? el("a", { href: fileUrl(video.preview) }, "preview") : null))) : null,
     isOn && inWork.length > 12 ? el("p", { class: "quiet" }, `and ${inWork.length - 12} more`) : null,
   ].filter(Boolean);
 }

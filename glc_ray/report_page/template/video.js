@@ -26,7 +26,8 @@ async function showVideo(dialog, row, go) {
     factsOf(row),
     scores,
     time ? el("section", {}, el("h3", {}, "Time"), time) : null,
-    sheet(row),
+    sheet(row.contact_sheet, "Contact sheet", `Contact sheet of ${row.name}: frames from its beginning to its end`),
+    sheet(row.preview_sheet, "Noise to picture", `Preview sheet of ${row.name}: what it was at some steps of its denoising`),
     specification,
   ].filter(Boolean));
   heading.focus({ preventScroll: true });
@@ -73,12 +74,12 @@ function factsOf(row) {
   return el("dl", { class: "fact-list" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 
-function sheet(row) {
-  if (!row.contact_sheet) return null;
-  const url = fileUrl(row.contact_sheet);
-  return el("section", {}, el("h3", {}, "Contact sheet"),
+function sheet(path, title, words) {
+  if (!path) return null;
+  const url = fileUrl(path);
+  return el("section", {}, el("h3", {}, title),
     el("a", { class: "sheet", href: url },
-      el("img", { src: url, loading: "lazy", decoding: "async", alt: `Contact sheet of ${row.name}: frames from its beginning to its end` })));
+      el("img", { src: url, loading: "lazy", decoding: "async", alt: words })));
 }
 
 function fillScores(section, scores, shown) {
