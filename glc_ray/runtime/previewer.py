@@ -84,12 +84,14 @@ class Previewer:
 
 
 def start_previewer(output: str, pipeline: PipelineSpec, telemetry: Telemetry) -> Any:
-    """Start the previewer of a run; it is restarted where it dies, without what it was doing."""
+    """Start the previewer of a run; it is restarted where it dies, and tries once more."""
     resources = pipeline.resources.previewer
     actor = ray.remote(Previewer).options(
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
         resources=resources.custom,
         max_restarts=-1,
+        # What is asked while it is started anew waits for it; what killed it twice has failed.
+        max_task_retries=1,
     )
     return actor.remote(output, pipeline, telemetry)
