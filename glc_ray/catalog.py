@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from glc_ray.backbones.registry import facts
@@ -21,7 +22,7 @@ from glc_ray.config import PipelineSpec, VideoJob, content_hash
 from glc_ray.job import build_job, file_shape, video_name
 from glc_ray.media import formats
 from glc_ray.names import checked_name, vbench_name
-from glc_ray.pipeline_file import Override, load_pipeline
+from glc_ray.pipeline_file import Override, load_pipeline, pipeline_names
 from glc_ray.prompts import PromptLike, in_one_line, timeline
 from glc_ray.protocols import UserError
 from glc_ray.store.catalog import CatalogRow
@@ -143,11 +144,31 @@ class CatalogJobs:
         template = self._templates.pop(key, None)
         if template is None:
             name = self._pipeline if pipeline is None else text_of("pipeline", pipeline)
+            if name != self._pipeline:
+                _check_is_below(name)
             template = _Template(name, self._overrides, settings)
             if len(self._templates) >= _TEMPLATES:
                 self._templates.popitem(last=False)
         self._templates[key] = template
         return template
+
+
+def _check_is_below(pipeline: str) -> None:
+    """Refuse a row's pipeline that is neither shipped nor a file of the command's own folder: who
+    writes a catalog need not be who may read all files (UserError)."""
+    if pipeline in pipeline_names():
+        return
+    folder = Path.cwd().resolve()
+    try:
+        is_below = (folder / pipeline).resolve().is_relative_to(folder)
+    except (OSError, ValueError, RuntimeError):
+        is_below = False
+    if not is_below or not pipeline.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"pipeline = {pipeline!r}: a row names one of {', '.join(pipeline_names())}, or a "
+            ".yaml file in the folder that the command runs in or below; put it there, or give it "
+            "to the command: --pipeline FILE.yaml"
+        )
 
 
 class _Template:

@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args, get_origin
 
-import yaml
-
 from glc_ray.config import PipelineSpec
 from glc_ray.explain import key_paths, section_at
-from glc_ray.pipeline_file import OPTION_KEYS, Override
+from glc_ray.foreign import read_yaml
+from glc_ray.pipeline_file import OPTION_KEYS, Override, in_brackets
 from glc_ray.prompts import PromptLike
 from glc_ray.protocols import UserError
 
@@ -41,9 +40,11 @@ class Setting(NamedTuple):
         if isinstance(value, str) and (section or _is_structured(self.key)):
             # As --set reads it: a cell of a table has no other way to say false, or a list.
             try:
-                value = yaml.safe_load(value)
-            except yaml.YAMLError:
-                raise UserError(f"{self.key} = {value!r}: is not valid YAML; quote it") from None
+                value = read_yaml(value)
+            except ValueError as error:
+                raise UserError(
+                    f"{self.key} = {value!r}: is not valid YAML{in_brackets(error)}; quote it"
+                ) from None
         typed = None if self.column == self.key else f"{self.column} = {value!r}"
         return Override(self.key, value, typed)
 
@@ -91,6 +92,12 @@ def check_key(key: str, what: str) -> None:
         raise UserError(
             f"{what} {key!r}: where the work is done is a matter of the whole run, not of a row; "
             "take it out, and give the command --workers N or --set resources.KEY=VALUE"
+        )
+    if key in ("model", "model.path", "model.revision"):
+        raise UserError(
+            f"{what} {key!r}: which model's files are loaded is a matter of the pipeline, not of a "
+            "row; take it out, and name a pipeline that has the model, or give the command "
+            "--set model.path=FOLDER"
         )
     if key in COLUMNS or key in _KEYS or _is_free(key):
         return

@@ -15,6 +15,7 @@ import click
 from glc_ray import __version__
 from glc_ray.config import LOG_FORMATS
 from glc_ray.logs import as_json
+from glc_ray.plain_text import printable, without_keys
 from glc_ray.protocols import UserError
 from glc_ray.stopping import StoppedError
 
@@ -58,6 +59,7 @@ def _tell(ctx: click.Context, text: str, *, level: str = "error") -> None:
     if ctx.params.get("log_format") == "json":
         click.echo(as_json(level or "info", text), err=True)
     else:
+        text = without_keys(printable(text))
         click.echo(f"{level}: {text}" if level else text, err=True)
 
 

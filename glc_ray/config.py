@@ -25,7 +25,8 @@ from pydantic_core import PydanticCustomError
 FORMAT_VERSION = 3
 """Part of every specification hash; raised when the same specification gives other bits."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 Share = Annotated[float, Field(ge=0)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -160,7 +161,7 @@ class SamplingSpec(_Spec):
     """Of the low-noise transformer where there are two (Wan 2.2); none is guidance_scale."""
     dynamic_guidance: bool = False
     """Guidance that changes with the timestep, as CogVideoX's use_dynamic_cfg."""
-    negative_prompt: str = ""
+    negative_prompt: Annotated[str, Field(max_length=20_000)] = ""
     """What guidance leads away from."""
     transition_frames: Annotated[int, Field(ge=0)] = 16
     """Pixel frames over which one prompt of a timeline passes into the next."""
@@ -267,14 +268,14 @@ class DenoiseSpec(_Spec):
 
     batch_size: Count = 1
     """Windows of one path in one forward."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads of one denoiser."""
 
 
 class FuseSpec(_Spec):
     """Fusion, scheduler step and refinement in the coordinator."""
 
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads of one coordinator."""
 
 
@@ -292,12 +293,12 @@ class DecodeSpec(_Spec):
     """Pixels of a tile; none is the VAE's own."""
     tile_overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of a tile that overlaps the next; none is the VAE's own."""
-    threads: Count = 1
+    threads: Threads = 1
     """CPU threads of one decoder."""
     segment: Count | None = None
     """Latent frames of a segment, which is encoded by itself and made again by itself after a
     failure; none is 60."""
-    warmup: Annotated[int, Field(ge=0)] | None = None
+    warmup: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Latent frames decoded and dropped in front of a stretch. None is what makes it bit-equal to a
     decode of the whole video, whatever the weights: 76 for CogVideoX, 38 for Wan, 44 for toyworld.
     With fewer the last bits depend on the number of decoders. Largest error measured, where half an
@@ -335,7 +336,7 @@ class EncodeSpec(_Spec):
     pix_fmt: str | None = None
     """ffmpeg's name of the stored pixels, which says bit depth and colour resolution; none is the
     format's default (h264: yuv420p)."""
-    threads: Count = 2
+    threads: Threads = 2
     """CPU threads of the encoder; part of the bytes of the file."""
     frames: tuple[Annotated[int, Field(ge=0)], Count] | None = None
     """First pixel frame and the one after the last; none is the whole video."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from glc_ray.logs import as_json
+from glc_ray.plain_text import plain
 from glc_ray.runtime.messages import BoardSnapshot
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 from glc_ray.telemetry import VIDEO_STATES
@@ -193,7 +194,7 @@ def describe(video: VideoProgress, eta_s: float | None) -> str:
         return "loading the model"
     if video.state == "decoding" and video.num_frames:
         return f"decoding: frame {video.frames_done} of {video.num_frames}"
-    return video.state
+    return plain(video.state)
 
 
 def in_words(counts: Mapping[str, int]) -> str:

@@ -20,7 +20,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from glc_ray import telemetry
 from glc_ray.display import fraction
-from glc_ray.overview import check_is_output, plain
+from glc_ray.overview import check_is_output
+from glc_ray.plain_text import plain
 from glc_ray.protocols import UserError
 from glc_ray.store import lease, run_status
 from glc_ray.store.output import Output

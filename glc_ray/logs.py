@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from glc_ray.plain_text import printable, without_keys
+
 _FACTS = ("video", "step", "attempt", "worker", "state")
 """What a line may be about; given by ``about``, or to the line itself as ``extra``."""
 
@@ -52,7 +54,10 @@ def as_json(level: str, message: str, **facts: Any) -> str:
     """One line; a time of now, in UTC."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     known = {name: value for name, value in facts.items() if value is not None}
-    return json.dumps({"time": now, "level": level, **known, "message": message})
+    line = {"time": now, "level": level, **known, "message": message}
+    return json.dumps(
+        {key: without_keys(one) if isinstance(one, str) else one for key, one in line.items()}
+    )
 
 
 def _facts_of(record: logging.LogRecord) -> Mapping[str, Any]:
@@ -70,11 +75,16 @@ class _Stderr(logging.StreamHandler):
         super().emit(record)
 
 
+def _safe(text: str) -> str:
+    """A line, with what belongs to it below and indented, so that none of it looks like another."""
+    return without_keys(printable(text)).replace("\n", "\n  ")
+
+
 class _Short(logging.Formatter):
     """``warning: text``, for a person."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {super().format(record)}"
+        return _safe(f"{record.levelname.lower()}: {super().format(record)}")
 
 
 class _Dated(logging.Formatter):
@@ -83,7 +93,7 @@ class _Dated(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = "".join(f" {name}={value}" for name, value in _facts_of(record).items())
         head = f"{self.formatTime(record)} {record.levelname.lower()}{facts}"
-        return f"{head}: {super().format(record)}"
+        return _safe(f"{head}: {super().format(record)}")
 
 
 class _Json(logging.Formatter):

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from glc_ray.display import fraction
+from glc_ray.plain_text import plain
 from glc_ray.protocols import UserError
 from glc_ray.store import lease, manifest, run_status
 from glc_ray.store.manifest_parts import parts
@@ -40,7 +41,6 @@ _RENDERED = ("done", "failed")
 _NUMBER = re.compile(
     r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?", re.IGNORECASE
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,6 @@ def rows(output: Output) -> Iterator[tuple[str, str, str]]:
     for batch in manifest.iter_batches(output, ("name", "status", "error")):
         for row in batch.to_pylist():
             yield plain(row["name"]), plain(row["status"]), plain(row["error"])
-
-
-def plain(text: str) -> str:
-    """In one line, and without what would command a terminal: anybody may have written it."""
-    return _CONTROL.sub(" ", text).strip()
 
 
 class Reasons:

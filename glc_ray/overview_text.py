@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from glc_ray.display import Eta, clock, describe, in_words
-from glc_ray.overview import Overview, Reason, plain, rows
+from glc_ray.overview import Overview, Reason, rows
+from glc_ray.plain_text import date, plain
 from glc_ray.store.output import Output
 from glc_ray.store.run_status import RunStatus, VideoProgress
 
@@ -79,7 +79,7 @@ def _run_line(found: Overview) -> str:
         case "running":
             sign = "last sign {} ago" if found.silent_s < _QUIET_S else "no sign for {}"
             silent = sign.format(_span(found.silent_s))
-            return f"running {who}, since {_date(run.started_at)}, {silent}"
+            return f"running {who}, since {date(run.started_at)}, {silent}"
         case "died":
             return f"died {who}: no sign for {_span(found.silent_s)}{go_on}"
         case "done":
@@ -88,7 +88,7 @@ def _run_line(found: Overview) -> str:
             word = "ended with an error"
         case _:
             word = "stopped"
-    return f"{word} at {_date(run.updated_at)} after {lasted}, {who}{go_on}"
+    return f"{word} at {date(run.updated_at)} after {lasted}, {who}{go_on}"
 
 
 def _videos_line(found: Overview) -> str:
@@ -182,10 +182,6 @@ def _columns(pairs: Iterable[tuple[str, str]]) -> list[str]:
     rows = list(pairs)
     width = max(cell_len(left) for left, _ in rows)
     return [f"  {left}{' ' * (width - cell_len(left))}  {right}" for left, right in rows]
-
-
-def _date(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _span(seconds: float) -> str:

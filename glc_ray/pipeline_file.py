@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from glc_ray.config import METHODS, PipelineSpec
 from glc_ray.explain import dotted, explain, is_switch, section_at
+from glc_ray.foreign import LONGEST_PIPELINE, read_yaml
 from glc_ray.protocols import UserError
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -29,6 +29,8 @@ OPTION_KEYS = {
 """The specification key that each option of the command line sets."""
 
 _LOG = logging.getLogger(__name__)
+_SHOWN = 200
+"""Characters of what is no pipeline: it may be another file altogether."""
 
 
 class Override(NamedTuple):
@@ -58,11 +60,14 @@ def load_pipeline(
     """
     path = _find_pipeline(name_or_file)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            # One more than is taken, of however large a file.
+            data = read_yaml(file.read(LONGEST_PIPELINE + 1), LONGEST_PIPELINE)
+    except ValueError as error:
         raise UserError(f"--pipeline {name_or_file}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise UserError(f"--pipeline {name_or_file}: expected keys such as model:, found {data!r}")
+        found = repr(data)[:_SHOWN]
+        raise UserError(f"--pipeline {name_or_file}: expected keys such as model:, found {found}")
     data.setdefault("name", path.stem)
     typed: dict[str, str | None] = {}
     for override in overrides:
@@ -83,9 +88,16 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise UserError(f"--set {text}: expected key.path=value, for example --set glc.vmcr=false")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value {value!r} is not valid YAML; quote it") from None
+        return key.strip(), read_yaml(value)
+    except ValueError as error:
+        raise UserError(
+            f"--set {text}: the value {value!r} is not valid YAML{in_brackets(error)}; quote it"
+        ) from None
+
+
+def in_brackets(error: ValueError) -> str:
+    """Why a value is refused; nothing where the parser shows it in many lines."""
+    return "" if "\n" in str(error) else f" ({error})"
 
 
 def validate(

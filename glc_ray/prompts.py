@@ -13,6 +13,9 @@ from glc_ray.config import PipelineSpec, TimedPrompt
 from glc_ray.pipeline_file import validate
 from glc_ray.protocols import UserError
 
+LONGEST = 20_000
+"""Characters of all prompts of a video: they go through a command line, a manifest and a page."""
+
 PromptLike: TypeAlias = str | Sequence[tuple[int, str] | Mapping[str, Any] | TimedPrompt]
 """One prompt for the whole video, or what it shows from which frame on."""
 
@@ -77,7 +80,8 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
             "--set prompts=[]"
         )
     if prompt is None and pipeline.prompts:
-        return _checked(pipeline, pipeline.prompts, f"pipeline {pipeline.name}: ", "prompts")
+        prompts = _checked(pipeline, pipeline.prompts, f"pipeline {pipeline.name}: ", "prompts")
+        return _of_fair_length(prompts)
     prompt = pipeline.prompt if prompt is None else prompt
     if prompt is None:
         raise UserError(
@@ -90,8 +94,19 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
             'for example --prompt "a red ball bounces over the meadow at day"'
         )
     if isinstance(prompt, str):
-        return (TimedPrompt(at_frame=0, text=prompt.strip()),)
-    return _checked(pipeline, [_entry(item) for item in _entries(prompt)], "", "--prompt")
+        return _of_fair_length((TimedPrompt(at_frame=0, text=prompt.strip()),))
+    prompts = _checked(pipeline, [_entry(item) for item in _entries(prompt)], "", "--prompt")
+    return _of_fair_length(prompts)
+
+
+def _of_fair_length(prompts: tuple[TimedPrompt, ...]) -> tuple[TimedPrompt, ...]:
+    size = sum(len(prompt.text) for prompt in prompts)
+    if size > LONGEST:
+        raise UserError(
+            f"--prompt '{prompts[0].text[:40]}...': {size} characters, of which at most {LONGEST} "
+            "are taken; models read some hundred words: say it in fewer"
+        )
+    return prompts
 
 
 def in_one_line(prompts: Sequence[TimedPrompt]) -> str:

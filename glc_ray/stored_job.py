@@ -15,6 +15,7 @@ from glc_ray.pipeline_file import Override, set_key, validate
 from glc_ray.prompts import PromptLike
 from glc_ray.protocols import UserError
 from glc_ray.store.latents import read_header
+from glc_ray.store.storage import without_secrets
 
 _LOG = logging.getLogger(__name__)
 _NOT_OF_LATENTS = (
@@ -50,20 +51,20 @@ def job_from_latents(
         UserError: the file cannot be used, something was asked for that would change the latents,
             or the model is not the one that made them.
     """
-    stored = _stored_job(latents_path)
+    stored, shown = _stored_job(latents_path), without_secrets(latents_path)
     if prompt is not None:
         raise UserError(
-            f"--prompt {prompt!r}: --from-latents {latents_path} has its own; leave the prompt "
+            f"--prompt {prompt!r}: --from-latents {shown} has its own; leave the prompt "
             "out, or render the video anew"
         )
     if pipeline is not None:
         raise UserError(
-            f"--pipeline {pipeline}: --from-latents {latents_path} has its own; leave it out and "
+            f"--pipeline {pipeline}: --from-latents {shown} has its own; leave it out and "
             "--set single keys, or render the video anew"
         )
     if seed not in (None, stored.seed):
         raise UserError(
-            f"--seed {seed}: --from-latents {latents_path} was made with {stored.seed}; leave it "
+            f"--seed {seed}: --from-latents {shown} was made with {stored.seed}; leave it "
             "out, or render the video anew"
         )
     asked = [Override(*override) for override in overrides]
@@ -72,8 +73,8 @@ def job_from_latents(
         set_key(data, key, value)
     typed = {key: text for key, _, text in asked}
     spec = validate(PipelineSpec, data, where=f"pipeline {data['name']}", typed=typed)
-    _check_same_latents(asked, spec, stored.pipeline, latents_path)
-    _check_same_model(spec.model, stored.model_identity, latents_path)
+    _check_same_latents(asked, spec, stored.pipeline, shown)
+    _check_same_model(spec.model, stored.model_identity, shown)
     spec = spec.model_copy(update={"model": model_folder.pin(spec.model)})
     registry.check_decode(spec.model, spec.decode)
     check_part(spec, registry.facts(spec.model))
@@ -86,13 +87,14 @@ def _stored_job(latents_path: str) -> VideoJob:
         return VideoJob.model_validate_json(read_header(None, latents_path).metadata["job"])
     except (KeyError, ValidationError):
         raise UserError(
-            f"--from-latents {latents_path}: does not say how it was made in a way that this "
-            "glc-ray understands; use the version that wrote it, or render the video anew"
+            f"--from-latents {without_secrets(latents_path)}: does not say how it was made in a "
+            "way that this glc-ray understands; use the version that wrote it, or render the video "
+            "anew"
         ) from None
 
 
 def _check_same_latents(
-    asked: Iterable[Override], spec: PipelineSpec, stored: PipelineSpec, latents_path: str
+    asked: Iterable[Override], spec: PipelineSpec, stored: PipelineSpec, shown: str
 ) -> None:
     """Refuse to be asked for other latents than those that are there."""
     for key, value, typed in asked:
@@ -100,7 +102,7 @@ def _check_same_latents(
         if key.startswith(_NOT_OF_LATENTS) or _value(spec, key) == made_with:
             continue
         raise UserError(
-            f"--from-latents {latents_path}: {typed or f'{key} = {value!r}'} would change the "
+            f"--from-latents {shown}: {typed or f'{key} = {value!r}'} would change the "
             f"latents, which were made with {made_with!r}; set keys of decode, encode and "
             "resources, or video.fps, or render the video anew"
         )
@@ -114,7 +116,7 @@ def _value(spec: PipelineSpec, key: str) -> Any:
     return found
 
 
-def _check_same_model(model: ModelSpec, made_by: str, latents_path: str) -> None:
+def _check_same_model(model: ModelSpec, made_by: str, shown: str) -> None:
     """Refuse a model that is not the one that made the latents: its VAE is another's."""
     found = model_folder.identity(model)
     if found == made_by:
@@ -123,12 +125,12 @@ def _check_same_model(model: ModelSpec, made_by: str, latents_path: str) -> None
         _LOG.warning(
             "--from-latents %s: it cannot be told whether the model at %s is the one that made "
             "them: one of the two is known by its commit on the hub, the other by its files",
-            latents_path,
+            shown,
             model.path,
         )
         return
     raise UserError(
-        f"--from-latents {latents_path}: model.path = {model.path!r} is another model than the one "
+        f"--from-latents {shown}: model.path = {model.path!r} is another model than the one "
         "that made these latents (its files differ); give a folder that has that one, --set "
         "model.path=FOLDER, or render the video anew"
     )

@@ -101,7 +101,9 @@ class ModelCost:
         """Of the text encoder, which one worker loads to encode the prompts."""
         folder = model_folder.resolve(self._model, weights=False)
         _, kind = model_folder.read_index(folder, self._model)["text_encoder"]
-        config = transformers.AutoConfig.from_pretrained(folder / "text_encoder")
+        config = transformers.AutoConfig.from_pretrained(
+            folder / "text_encoder", trust_remote_code=False
+        )
         with _META:
             encoder = getattr(transformers, kind)(config)
         return _parameter_bytes(encoder.to(self._backbone.dtype))

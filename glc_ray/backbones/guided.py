@@ -115,7 +115,9 @@ class GuidedModel(ABC):
     def text_pipeline(self) -> Any:
         """For diffusers' own ``encode_prompt``; the text encoder is loaded when first asked for."""
         return self.text_pipeline_class(
-            tokenizer=AutoTokenizer.from_pretrained(self._folder / "tokenizer"),
+            tokenizer=AutoTokenizer.from_pretrained(
+                self._folder / "tokenizer", trust_remote_code=False
+            ),
             text_encoder=self.text_encoder_class.from_pretrained(
                 self._folder / "text_encoder", dtype=self.dtype, use_safetensors=True
             ),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glc_ray.config import ModelSpec
+from glc_ray.foreign import from_json
 from glc_ray.protocols import UserError
 
 _WEIGHT_PARTS = ("transformer", "transformer_2", "vae", "text_encoder")
@@ -92,7 +93,10 @@ def read_index(folder: Path, model: ModelSpec) -> dict[str, Any]:
         UserError: there is none that can be read.
     """
     try:
-        return json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = from_json((folder / "model_index.json").read_text(encoding="utf-8"))
+        if not isinstance(index, dict):
+            raise ValueError
+        return index
     except (OSError, ValueError):
         raise UserError(
             f"model.path = {model.path!r}: {folder} has no model_index.json that can be read; give "
@@ -140,6 +144,9 @@ def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:
     # An optional part that the model does without is [null, null].
     parts = [part for part, value in index.items() if isinstance(value, list) and any(value)]
     for part in parts:
+        if not part.isidentifier():
+            raise UserError(f"model.path = {model.path!r}: {part!r} is no name of a part")
+        _refuse_own_code(folder / part, model)
         needed = ["*.safetensors"] if weights and part in _WEIGHT_PARTS else []
         for pattern in (*needed, "*.json"):
             if not any((folder / part).glob(pattern)):
@@ -149,6 +156,21 @@ def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:
                     "again"
                 )
     return folder
+
+
+def _refuse_own_code(part: Path, model: ModelSpec) -> None:
+    """Refuse a part that asks for classes of the folder's own: no such code is ever run."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            config = from_json((part / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict) and "auto_map" in config:
+            raise UserError(
+                f"model.path = {model.path!r}: {part / name} asks for code of the model's own "
+                "(auto_map), and none is run; use a model whose classes are those of diffusers and "
+                "transformers"
+            )
 
 
 def _fetch(model: ModelSpec, weights: bool) -> Path:

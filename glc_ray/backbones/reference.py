@@ -22,6 +22,7 @@ def whole_decode(model: ModelSpec, decode: DecodeSpec) -> Callable[[Tensor], Ten
         subfolder="vae",
         torch_dtype=getattr(torch, decode.dtype or model.dtype),
         use_safetensors=True,
+        trust_remote_code=False,
     ).eval()
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from glc_ray.foreign import from_json
 from glc_ray.media.frame_scores import VideoScores
 
 _FORMAT = 1
@@ -60,7 +61,7 @@ class ScoresFile:
             ValueError: it is something else.
         """
         try:
-            values = json.loads(data)
+            values = from_json(data)
             if values.pop("format") != _FORMAT:
                 raise ValueError("another format")
             summary = Summary(**values.pop("summary"))

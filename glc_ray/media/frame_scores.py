@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from glc_ray.foreign import from_json
 from glc_ray.media.contact_sheet import eight_bits
 
 # Late: it imports torch, and the report page needs none.
@@ -62,7 +63,7 @@ class SegmentScores:
             ValueError: it is something else.
         """
         try:
-            values = json.loads(data)
+            values = from_json(data)
             change = tuple(map(float, values["change"]))
             looks = np.frombuffer(base64.b64decode(values["looks"], validate=True), "<u2")
             first, last = _from_png(values["first"]), _from_png(values["last"])

@@ -88,7 +88,9 @@ def _concatenated(segments: Sequence[SegmentFile], folder: Path, fps: float | Fr
         lines += [f"file '{escaped}'", f"duration {length}us"]
     listing = folder / "segments.txt"
     listing.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
-    return ffmpeg.input(file_url(listing), format="concat", safe=0)
+    # A segment comes from storage: a playlist in its place must not name other files, or servers.
+    kinds = {"format_whitelist": "concat,mov,matroska", "protocol_whitelist": "file"}
+    return ffmpeg.input(file_url(listing), format="concat", safe=0, **kinds)
 
 
 def _timing(encoding: Encoding, fps: float | Fraction) -> str:

@@ -14,6 +14,7 @@ from glc_ray.media.formats import Format
 # Tags that MP4 has atoms for; every player shows them.
 _MP4_TAGS = {"title", "artist", "album", "comment", "copyright", "date", "description", "genre"}
 
+_LONGEST_TAG = 100_000
 FOLDER_TAGS = "video.json"
 """Beside the frames of a folder: frame rate, number of frames, and tags."""
 
@@ -81,4 +82,6 @@ def _checked_key(key: str) -> str:
 def _as_argument(value: str) -> str:
     """What an argument of a program can hold: no NUL, and only what the locale can encode."""
     encoding = sys.getfilesystemencoding()
-    return str(value).replace("\0", "�").encode(encoding, "replace").decode(encoding)
+    argument = str(value).replace("\0", "�").encode(encoding, "replace")
+    # Linux takes 131,072 bytes of each, its key included.
+    return argument[:_LONGEST_TAG].decode(encoding, "ignore")

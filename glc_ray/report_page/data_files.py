@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from glc_ray.foreign import from_json
 from glc_ray.report_page.rows import Json, PageRow
 from glc_ray.store.output import Output
 from glc_ray.store.paths import REPORT
@@ -163,7 +164,7 @@ class DataFiles:
         try:
             if not (text.startswith(b"glcReport.rows(") and text.endswith(b");\n")):
                 raise ValueError
-            data = json.loads(text[len(b"glcReport.rows(") : -len(b");\n")])
+            data = from_json(text[len(b"glcReport.rows(") : -len(b");\n")])
             rows = data["rows"]
             if (data["format"], data["file"]) != (FORMAT, number):
                 raise ValueError

@@ -20,6 +20,7 @@ from glc_ray.store.output import Output
 from glc_ray.store.paths import REPORT_PAGE, preview_sheet_path
 from glc_ray.store.record import VideoRecord
 from glc_ray.store.run_status import RunStatus
+from glc_ray.store.storage import OutsideError
 
 _COLUMNS = [field.name for field in fields(VideoRecord)]
 
@@ -115,7 +116,7 @@ class Report:
             return None
         try:
             return ScoresFile.from_json(self._output.read_bytes(record.scores) or b"")
-        except ValueError:
+        except (ValueError, OutsideError):
             return None
 
     def _preview_sheet(self, record: VideoRecord) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from glc_ray.evaluation.video_scores import ScoresFile
+from glc_ray.foreign import from_json
 from glc_ray.store.record import VideoRecord
 
 Json: TypeAlias = dict[str, Any]
@@ -93,7 +94,7 @@ def curve(values: Sequence[float]) -> list[int]:
 def _specify(row: Json, specification: str) -> Json | None:
     """Put what is a video's own of its specification into its row; returns the rest."""
     try:
-        values = json.loads(specification)
+        values = from_json(specification)
         pipeline = values.pop("pipeline")
         row["method"], row["model"] = str(pipeline["method"]), str(pipeline["name"])
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import shutil
 import tarfile
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 from glc_ray.config import VideoJob
 from glc_ray.evaluation.video_scores import scores_file
+from glc_ray.foreign import from_json
 from glc_ray.logs import log_file
 from glc_ray.media.contact_sheet import ContactSheet
 from glc_ray.media.formats import choose
@@ -41,6 +43,7 @@ from glc_ray.store.storage import StorageError
 from glc_ray.window_borders import window_borders
 
 _LOG = logging.getLogger(__name__)
+_FRAME = re.compile(r"frame_\d{6,}\.\w+")
 
 
 class Assembly:
@@ -185,7 +188,7 @@ class Assembly:
     ) -> ContactSheet:
         sheet = ContactSheet(plan.num_frames, title=job.prompt, fps=job.pipeline.video.fps)
         for entry in entries.values():
-            pictures = json.loads(self._beside(entry, PICTURES))
+            pictures = from_json(self._beside(entry, PICTURES))
             sheet.merge({int(frame): base64.b64decode(png) for frame, png in pictures.items()})
         return sheet
 
@@ -194,10 +197,13 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     """The frames of a segment that is a tar file; nothing of it is written but plain files, into
     ``folder``, whatever their paths say (tarfile's own filters need Python 3.10.12)."""
     folder.mkdir()
-    with tarfile.open(archive) as tar:
+    # Neither compressed nor with holes: what is unpacked is no larger than the archive.
+    with tarfile.open(archive, "r:") as tar:
         for member in tar:
-            source = tar.extractfile(member) if member.isfile() else None
+            name = Path(member.name).name
+            is_frame = _FRAME.fullmatch(name) and member.isfile() and not member.issparse()
+            source = tar.extractfile(member) if is_frame else None
             if source is not None:
-                with (folder / Path(member.name).name).open("wb") as target:
+                with (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
     return folder

@@ -21,6 +21,8 @@ from glc_ray.protocols import ModelFacts, UserError
 from glc_ray.store.catalog import BadRow, CatalogRow, read_rows
 
 _BATCH_ROWS = 1000
+_LONGEST = 4000
+"""Characters of what is told of an invalid row."""
 
 READ = pa.schema([("line", pa.int64()), ("values", pa.string()), ("error", pa.string())])
 """A row as it is read: values as JSON, or an error. At line 0 it is one of the whole file."""
@@ -105,7 +107,8 @@ class CheckRows:
         yield _NOTHING | {
             "state": INVALID if line else FATAL,
             "line": line,
-            "error": error,
+            # Of however long a value in it.
+            "error": error if len(error) <= _LONGEST else f"{error[:_LONGEST]} ...",
             "name": _if_text(values.get("name")),
             "prompt": _if_text(values.get("prompt")),
         }
@@ -147,4 +150,4 @@ _NOTHING: dict[str, Any] = {
 
 
 def _if_text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return value[:_LONGEST] if isinstance(value, str) else ""

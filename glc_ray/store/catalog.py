@@ -17,15 +17,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from glc_ray.protocols import UserError
+from glc_ray.store.parquet import ForeignTypeError, open_parquet
 from glc_ray.store.storage import connect, explain, without_secrets
 
 _BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 1024
 _LONGEST_LINE = 1 << 24
+_LONGEST_CELL = 1 << 17
+"""Characters in Parquet; the csv module's limit, too."""
+_BATCH_BYTES = 1 << 26
+_DEEPEST = 32
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+_SHOWN = 100
+"""Characters of a name of a column, and columns, in an error."""
 # Bytes that are not UTF-8, as Python's "surrogateescape" keeps them.
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
@@ -78,7 +87,7 @@ def read_rows(location: str, check_columns: CheckColumns | None = None) -> Rows:
         for row in reader(_Source(location, check_columns)):
             empty = False
             yield row
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, pa.ArrowException, ForeignTypeError) as error:
         raise UserError(
             f"--catalog {without_secrets(location)}: cannot be read: {explain(error, location)}; "
             "check that it is whole"
@@ -118,7 +127,7 @@ class _Source:
         if max(Counter(columns).values(), default=0) > 1 or "" in columns:
             raise UserError(
                 f"{self.option}: its columns must have names, each another; found "
-                f"{', '.join(map(repr, columns))}"
+                f"{', '.join(repr(name[:_SHOWN]) for name in columns[:_SHOWN])}"
             )
         if self.check_columns is not None:
             self.check_columns(columns)
@@ -150,11 +159,24 @@ def _json_row(number: int, text: str) -> CatalogRow | BadRow:
         if "\\ud" in text.lower():
             # An escape can say half a surrogate pair, which is no text.
             json.dumps(values, ensure_ascii=False).encode()
+        _check_nesting(values)
     except (ValueError, RecursionError) as error:
         return BadRow(number, f"not JSON: {error}; a line is an object such as {_EXAMPLE}")
     if not isinstance(values, dict):
         return BadRow(number, f"not an object; a line is one such as {_EXAMPLE}")
     return CatalogRow(number, values)
+
+
+def _check_nesting(value: Any) -> None:
+    """Raises ValueError where a value is nested more deeply than any that a row has."""
+    waiting = [(value, 0)]
+    while waiting:
+        one, level = waiting.pop()
+        if level > _DEEPEST:
+            raise ValueError(f"nested more than {_DEEPEST} levels deep")
+        if isinstance(one, dict | list):
+            items = one.values() if isinstance(one, dict) else one
+            waiting += [(item, level + 1) for item in items]
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -209,13 +231,56 @@ def _parquet_rows(source: _Source) -> Rows:
     filesystem, path = source.connect()
     number = 0
     with filesystem.open_input_file(path) as stream:
-        file = pq.ParquetFile(stream)
-        source.check(file.schema_arrow.names)
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-            for values in batch.to_pylist():
+        schema = open_parquet(stream).schema_arrow
+        source.check(schema.names)
+        # A text that many rows share is stored once, and need not be there once for each.
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        file = open_parquet(stream, as_codes=texts)
+        for batch in _parquet_batches(file):
+            for values in batch.to_pylist() if _is_short(batch) else _one_by_one(batch):
                 number += 1
-                if given := _without_nulls(values):
+                if values is None:
+                    yield BadRow(number, f"a text of more than {_LONGEST_CELL} characters")
+                elif given := _without_nulls(values):
                     yield CatalogRow(number, given)
+
+
+def _parquet_batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Batches of as many rows as a bounded memory holds, by what the file says of their size."""
+    for group in range(file.num_row_groups):
+        told = file.metadata.row_group(group)
+        rows = _BATCH_BYTES * told.num_rows // max(1, told.total_byte_size)
+        size = max(1, min(_BATCH_ROWS, rows))
+        yield from file.iter_batches(size, row_groups=[group], use_threads=False)
+
+
+def _is_short(batch: pa.RecordBatch) -> bool:
+    """Whether all of its texts are."""
+    return all(_longest(column) <= _LONGEST_CELL for column in batch.columns)
+
+
+def _longest(column: pa.Array) -> int:
+    """Bytes of the longest text of a column; 0 where it has none."""
+    texts = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if not any(is_kind(texts.type) for is_kind in _TEXTS):
+        return 0
+    return pc.max(pc.binary_length(texts)).as_py() or 0
+
+
+def _one_by_one(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Rows of a batch; None for those with a text that is too long."""
+    for index in range(len(batch)):
+        # Only what this row has of the texts that all rows share.
+        own = [
+            column.dictionary.take(column.indices)
+            if pa.types.is_dictionary(column.type)
+            else column
+            for column in batch.slice(index, 1).columns
+        ]
+        if max(map(_longest, own)) > _LONGEST_CELL:
+            yield None
+        else:
+            yield pa.RecordBatch.from_arrays(own, batch.schema.names).to_pylist()[0]
 
 
 def _without_nulls(value: Any) -> Any:

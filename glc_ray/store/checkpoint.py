@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from glc_ray.foreign import from_json
 from glc_ray.store.output import Output
 from glc_ray.store.paths import checkpoints_path
 from glc_ray.store.storage import PARTIAL, StorageError, StoredFile
@@ -172,12 +173,19 @@ def _load(local: Path, latents_hash: str) -> Checkpoint:
     stated = metadata.pop("sha256", None)
     if _sha256(metadata, tensors) != stated:
         raise _NoCheckpointError("corrupted: its checksum differs")
-    latents_BFCHW = tensors.pop(_LATENTS)
+    # Whoever may write here can make a checksum, too.
+    try:
+        latents_BFCHW, values = tensors.pop(_LATENTS), from_json(metadata["values"])
+        step_index = int(metadata["step_index"])
+    except (KeyError, ValueError) as error:
+        raise _NoCheckpointError(f"no checkpoint that glc-ray wrote: {error}") from None
+    if not isinstance(values, dict):
+        raise _NoCheckpointError("its values are no JSON object")
     return Checkpoint(
-        step_index=int(metadata["step_index"]),
+        step_index=step_index,
         latents_BFCHW=latents_BFCHW,
         tensors={name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()},
-        values=json.loads(metadata["values"]),
+        values=values,
     )
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from glc_ray.foreign import from_json
 from glc_ray.store.output import Output
 from glc_ray.store.paths import CONTROL
 
@@ -95,7 +96,7 @@ def _path(name: str) -> str:
 def _read(output: Output, path: str) -> str | None:
     """The name in a file; None where it was taken back, or is none of ours."""
     try:
-        name = json.loads(output.read_bytes(path) or b"")["name"]
+        name = from_json(output.read_bytes(path) or b"")["name"]
         return name if _path(name) == path else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

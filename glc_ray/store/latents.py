@@ -23,6 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from glc_ray.foreign import from_json
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
 from glc_ray.store.storage import StorageError
@@ -31,6 +32,7 @@ FORMAT = "glc-ray latents"
 FORMAT_VERSION = "1"
 TENSOR = "latents"
 
+_FOREIGN = "not a file of latents that glc-ray wrote"
 _CHUNK_BYTES = 8 << 20
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
@@ -212,12 +214,12 @@ class _LatentsFile:
         if len(text) < length:
             raise self.error(f"not a safetensors file, or cut short in its header ({size} bytes)")
         try:
-            found = json.loads(text)
+            found = from_json(text)
             metadata, tensor = found["__metadata__"], found[TENSOR]
             if metadata["format"] != FORMAT:
                 raise KeyError
         except (ValueError, KeyError, TypeError):
-            raise self.error("not a file of latents that glc-ray wrote") from None
+            raise self.error(_FOREIGN) from None
         if metadata.get("format_version") != FORMAT_VERSION:
             raise self.error(
                 f"latents of format version {metadata.get('format_version')}, where this glc-ray "
@@ -225,6 +227,9 @@ class _LatentsFile:
             )
         if metadata.get("metadata_sha256") != _metadata_sha256(metadata, tensor):
             raise self.error("the header is corrupted (its checksum differs)")
+        if not _is_ours(metadata, tensor):
+            # Whoever writes a file can make its checksums, too.
+            raise self.error(_FOREIGN)
         header = LatentsHeader(tuple(tensor["shape"]), metadata, _LENGTH_BYTES + length)
         expected = header.data_start + header.shape[1] * header.frame_bytes
         if size != expected:
@@ -299,6 +304,27 @@ def _header(latents_BFCHW: Tensor, metadata: Mapping[str, str]) -> bytes:
     # Spaces at the end, so that the tensor is aligned.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def _is_ours(metadata: Mapping[str, Any], tensor: Mapping[str, Any]) -> bool:
+    """Whether a header whose checksum is right can be read: all types, and numbers that agree."""
+    try:
+        shape, step = tensor["shape"], int(metadata["chunk_frames"])
+        checksums = from_json(metadata["chunk_sha256"])
+        is_shape = (
+            len(shape) == 5
+            and shape[0] == 1
+            and all(type(side) is int and side > 0 for side in shape)
+        )
+        return (
+            is_shape
+            and tensor["dtype"] == "F32"
+            and step > 0
+            and len(checksums) == -(-shape[1] // step)
+            and all(isinstance(one, str) for one in (*metadata.values(), *checksums))
+        )
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def _metadata_sha256(metadata: Mapping[str, Any], tensor: Mapping[str, Any]) -> str:

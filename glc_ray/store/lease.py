@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 
+from glc_ray.foreign import read_facts
+from glc_ray.plain_text import date, plain
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
 from glc_ray.store.paths import LEASE
@@ -269,12 +271,9 @@ def _holders(output: Output) -> list[tuple[Holder, float]]:
     """All that wrote a file, and when, by the storage's clock."""
     found = []
     for stored in output.list(LEASE):
-        data = output.read_bytes(stored.path)
-        with suppress(ValueError, TypeError, KeyError):
-            # Another version may tell more.
-            values = {name: json.loads(data or b"")[name] for name in Holder.__match_args__}
-            values["replaces"] = tuple(values["replaces"])
-            found.append((Holder(**values), stored.modified_s))
+        holder = read_facts(Holder, output.read_bytes(stored.path))
+        if holder is not None:
+            found.append((holder, stored.modified_s))
     return found
 
 
@@ -287,9 +286,9 @@ def _path(token: str) -> str:
 
 
 def _who(found: Holder) -> str:
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
+    since = date(found.started)
     sign = f"its last sign {max(0.0, time.time() - found.signed):.0f} s ago"
-    return f"process {found.pid} on {found.host}, since {since}, which gave {sign}"
+    return f"process {found.pid} on {plain(found.host)}, since {since}, which gave {sign}"
 
 
 def _clock() -> float:

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from glc_ray.foreign import read_facts
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_path
 
@@ -205,12 +206,13 @@ class Ledger:
             self._output.delete(file.path)
 
     def _read(self, path: str) -> SegmentEntry | None:
-        data = self._output.read_bytes(path)
-        try:
-            entry = SegmentEntry(**json.loads(data or b""))
-        except (ValueError, TypeError):
+        entry = read_facts(SegmentEntry, self._output.read_bytes(path))
+        if entry is None or entry.settings_hash != self.settings_hash:
             return None
-        return entry if entry.settings_hash == self.settings_hash else None
+        # It names the file that is read, and removed where it is damaged: no other than its own.
+        own, found = (_NAME.fullmatch(one.rpartition("/")[2]) for one in (path, entry.path))
+        is_own = own and found and not found[3] and found.group(1, 2) == own.group(1, 2)
+        return entry if is_own and entry.path.startswith(f"{self._folder}/") else None
 
 
 def _owners(files: Iterable[_File]) -> dict[int, tuple[int, str]]:

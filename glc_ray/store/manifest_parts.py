@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
+from glc_ray.store.parquet import open_parquet
 from glc_ray.store.paths import MANIFEST, MANIFEST_PARTS
 from glc_ray.store.record import SCHEMA, WRITTEN, to_schema
 from glc_ray.store.storage import StorageError
@@ -96,7 +97,7 @@ def read_batches(
     is_narrow = is_narrow or len(columns) <= _FEW_COLUMNS
     try:
         with _source(output, part, is_narrow or output.is_local) as source:
-            file = pq.ParquetFile(source, pre_buffer=is_narrow)
+            file = open_parquet(source, pre_buffer=is_narrow)
             names = file.schema_arrow.names
             # Without any column, the number of rows would be lost.
             known = [name for name in columns if name in names] or ["id"]

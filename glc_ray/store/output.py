@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import os
 import shutil
 import tempfile
 import uuid
@@ -18,6 +19,7 @@ from pyarrow import fs
 from glc_ray.protocols import UserError
 from glc_ray.store.storage import (
     PARTIAL,
+    OutsideError,
     StorageError,
     StoredFile,
     connect,
@@ -210,7 +212,10 @@ class Output:
             (
                 StoredFile(info.path[start:], info.size, (info.mtime_ns or 0) / 1e9)
                 for info in found
-                if info.type == fs.FileType.File and not info.path.endswith(PARTIAL)
+                if info.type == fs.FileType.File
+                and not info.path.endswith(PARTIAL)
+                # A key of an object may be anything.
+                and ".." not in info.path[start:].split("/")
             ),
             key=lambda stored: stored.path,
         )
@@ -246,9 +251,14 @@ class Output:
         if not self._is_local:
             yield
             return
-        with Path(self._full(".lock")).open("w") as lock:
+        # A link that somebody put there must not lead to another file.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(self._full(".lock"), flags, 0o666)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def _write(self, source: BinaryIO, path: str) -> None:
         with self._partial() as partial:
@@ -292,4 +302,7 @@ class Output:
         return explain(error, self.location)
 
     def _full(self, path: str) -> str:
+        # Names of files come from manifests and ledgers, which others may have written.
+        if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+            raise OutsideError(f"{path!r} lies outside of the output {self.uri()}")
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")

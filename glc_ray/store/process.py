@@ -37,7 +37,7 @@ def is_gone(pid: int, start: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:
-        # It is another user's.
+    except (OSError, OverflowError):
+        # It is another user's; or no number of a process, and then it is gone.
         pass
     return process_start(pid) not in (None, start)

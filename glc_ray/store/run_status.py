@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
+from glc_ray.foreign import read_facts
 from glc_ray.store.output import Output
 from glc_ray.store.paths import RUN_STATUS
 
@@ -86,22 +86,4 @@ def write(output: Output, status: RunStatus) -> None:
 
 def read(output: Output) -> RunStatus | None:
     """What the last run said, or None where there was none (or one of another version)."""
-    data = output.read_bytes(RUN_STATUS)
-    try:
-        values = json.loads(data or b"")
-        return RunStatus(
-            **{
-                **_known(RunStatus, values),
-                "in_work": tuple(
-                    VideoProgress(**_known(VideoProgress, one)) for one in values["in_work"]
-                ),
-                "workers": Occupancy(**_known(Occupancy, values["workers"])),
-            }
-        )
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    names = {one.name for one in fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
+    return read_facts(RunStatus, output.read_bytes(RUN_STATUS))

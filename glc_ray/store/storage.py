@@ -14,6 +14,7 @@ from typing import cast
 import pyarrow as pa
 from pyarrow import fs
 
+from glc_ray.plain_text import without_keys
 from glc_ray.protocols import UserError
 
 # A wrong address or key must be found out in seconds, before anything is rendered (3 attempts: 3 s
@@ -73,6 +74,10 @@ _LOCAL_REASONS = {
 
 class StorageError(RuntimeError):
     """A file could not be stored or read: the path, the reason and what to do about it."""
+
+
+class OutsideError(StorageError):
+    """A path leads out of the output."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,11 @@ def without_secrets(location: str) -> str:
     scheme, separator, rest = location.partition("://")
     if not separator:
         return location
-    return scheme + separator + rest.partition("?")[0].rpartition("@")[2]
+    # A secret may have any letter, a question mark, too.
+    place, _, options = rest.partition("?")
+    if "@" in options and "@" not in place:
+        return f"{scheme}{separator}***"
+    return scheme + separator + place.rpartition("@")[2]
 
 
 def upload(storage: fs.FileSystem, content: pa.Buffer, path: str) -> None:
@@ -223,4 +232,4 @@ def _with_option(location: str, option: str) -> str:
 
 def _first_line(error: Exception, location: str) -> str:
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    return text.replace(location, without_secrets(location))
+    return without_keys(text.replace(location, without_secrets(location)))
