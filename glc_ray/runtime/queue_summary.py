@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from glc_ray.config import PipelineSpec
@@ -19,6 +18,7 @@ from glc_ray.runtime.rows import Row
 from glc_ray.store.catalog import BadRow
 from glc_ray.store.outdated import Asked
 from glc_ray.store.output import Output
+from glc_ray.store.parquet import open_parquet
 from glc_ray.store.storage import StorageError, without_secrets
 
 _LOG = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def rows(output: Output, folder: str) -> Iterator[Row]:
         if stream is None:
             raise StorageError(f"{output.uri(path)}: has gone; another run has made a new queue")
         with stream:
-            file = pq.ParquetFile(stream)
+            file = open_parquet(stream)
             for batch in file.iter_batches(_READ_ROWS, use_threads=False):
                 yield from batch.to_pylist()
 

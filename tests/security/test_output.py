@@ -30,7 +30,7 @@ from glc_ray.protocols import UserError
 from glc_ray.report_page.report import Report
 from glc_ray.retry import choose, jobs
 from glc_ray.runtime.assembly import _unpacked
-from glc_ray.runtime.queue import rows
+from glc_ray.runtime.queue_summary import rows
 from glc_ray.store import checkpoint, control, latents, lease, manifest, run_status
 from glc_ray.store.ledger import Ledger, SegmentEntry
 from glc_ray.store.output import Output
