@@ -188,11 +188,14 @@ def test_values_of_tables_are_read_as_the_specification_does() -> None:
     assert job_of({"prompt": "a", "seed": 3.0, "name": None}).seed == 3
 
 
-def test_row_before_command_before_pipeline(tiny_pipeline: Path) -> None:
+def test_row_before_command_before_pipeline(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_pipeline.parent)
     command = CatalogJobs("toyworld", [("sampling.num_steps", 7), ("video.fps", 9)], seed=4)
     job = job_of({"prompt": PROMPT, "steps": 5}, command)
     assert (job.pipeline.sampling.num_steps, job.pipeline.video.fps, job.seed) == (5, 9, 4)
-    own = job_of({"pipeline": str(tiny_pipeline), "seed": 1}, command)
+    own = job_of({"pipeline": tiny_pipeline.name, "seed": 1}, command)
     assert (own.prompt, own.seed, own.pipeline.video.num_frames) == (PROMPT, 1, 33)
     assert (own.pipeline.sampling.num_steps, own.pipeline.video.fps) == (7, 9)
 
