@@ -27,7 +27,7 @@ from glc_ray.store.catalog import CatalogRow, read_rows
 
 def in_full(job: VideoJob, *, of_latents: bool = False) -> str:
     """A job's hash, from everything that it depends on at once."""
-    excluded = {"name", "description", "prompt", "prompts", "resources"}
+    excluded = {"name", "description", "prompt", "prompts", "resources", "preview"}
     excluded |= {method for method in METHODS if method != job.pipeline.method}
     data = {
         key: value
