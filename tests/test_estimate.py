@@ -181,37 +181,53 @@ def test_a_gpu_job_cannot_be_measured_without_one() -> None:
     )
 
 
+IN_THE_LAST_STEP = "decode: begins in the last step, with the first frames that are final"
+ALL_AT_ONCE = "decode: begins after the last step, in which all frames are final at once"
+
+
 @pytest.mark.parametrize(
     ("overrides", "notes"),
     [
-        ([], []),
+        ([], [IN_THE_LAST_STEP]),
+        (
+            [("sampling.scheduler", "CogVideoXDPMScheduler")],
+            ["decode: begins after the last step, for which the scheduler draws noise"],
+        ),
+        ([("glc.local_path", False)], [ALL_AT_ONCE]),
         (
             [("method", "freenoise")],
             [
                 "freenoise.level = auto: windows are averaged in the prediction, since the model "
-                "cannot place windows within attention over a video this long"
+                "cannot place windows within attention over a video this long",
+                IN_THE_LAST_STEP,
             ],
         ),
         (
             [("method", "direct")],
             [
                 "one forward spans 37 latent frames, 5.3 times the native window: it runs on one "
-                "worker, and others do not shorten a step"
+                "worker, and others do not shorten a step",
+                ALL_AT_ONCE,
             ],
         ),
         (
             [("glc.abam.cache", "recompute")],
-            ["glc.abam.cache = recompute: the anchor is one more clip in every batch but its own"],
+            [
+                "glc.abam.cache = recompute: the anchor is one more clip in every batch but its "
+                "own",
+                IN_THE_LAST_STEP,
+            ],
         ),
         (
             [("glc.abam.weight", 0.0)],
-            ["glc.abam: the anchor has no share, so no keys and values are kept"],
+            ["glc.abam: the anchor has no share, so no keys and values are kept", IN_THE_LAST_STEP],
         ),
         (
             [("resources.decoders.count", 2), ("decode.parallel", "stretches")],
             [
                 "decode: 1 stretch of time on as many decoders, as decode.parallel says: about "
-                "1.0x one decoder"
+                "1.0x one decoder",
+                IN_THE_LAST_STEP,
             ],
         ),
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
+from glc_ray.backbones.registry import load_scheduler
 from glc_ray.config import VideoJob
 from glc_ray.estimate.work import Step
 from glc_ray.job import decode_plan
@@ -17,7 +20,7 @@ from glc_ray.protocols import (
 
 def notes_on(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> tuple[str, ...]:
     """What the figures do not say by themselves."""
-    return (*_method(job, facts, steps), *_anchor(steps), *_optimize(job), *_decode(job))
+    return (*_method(job, facts, steps), *_anchor(steps), *_optimize(job), *_decode(job, steps))
 
 
 def _method(job: VideoJob, facts: ModelFacts, steps: tuple[Step, ...]) -> Iterator[str]:
@@ -55,9 +58,18 @@ def _anchor(steps: tuple[Step, ...]) -> Iterator[str]:
         yield "glc.abam.cache = recompute: the anchor is one more clip in every batch but its own"
 
 
-def _decode(job: VideoJob) -> Iterator[str]:
-    if job.pipeline.resources.decoders.count > 1:
-        yield f"decode: {decode_plan(job.pipeline).why}"
+def _decode(job: VideoJob, steps: tuple[Step, ...]) -> Iterator[str]:
+    pipeline = job.pipeline
+    if pipeline.resources.decoders.count > 1:
+        yield f"decode: {decode_plan(pipeline).why}"
+    scheduler = load_scheduler(pipeline.model, pipeline.sampling, torch.Generator())
+    last = steps[-1].plan.paths[-1]
+    if not scheduler.is_framewise:
+        yield "decode: begins after the last step, for which the scheduler draws noise"
+    elif last.name == "local" and len(last.windows) > 1:
+        yield "decode: begins in the last step, with the first frames that are final"
+    else:
+        yield "decode: begins after the last step, in which all frames are final at once"
 
 
 def _optimize(job: VideoJob) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The board: what every video is doing now, for whoever displays it, and who is to stop."""
+"""The board: what every video is doing now, for whoever displays it, which of its latents are
+there, and who is to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from glc_ray.runtime.arrivals import Arrival, Arrivals, Division
+from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.notices import Notices
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 
@@ -29,6 +32,9 @@ class Board:
         self._ended: dict[str, None] = {}
         """The last ones, oldest first."""
         self._previews: dict[str, str] = {}
+        self._decoded: dict[str, VideoProgress] = {}
+        self._arrivals = Arrivals()
+        self._num_decoders = 0
         self._coordinators: dict[str, Any] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._is_ending = False
@@ -44,6 +50,8 @@ class Board:
             return
         self._videos.pop(video, None)
         self._previews.pop(video, None)
+        self._decoded.pop(video, None)
+        self._arrivals.forget(video)
         self._ended[video] = None
         if len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -68,11 +76,14 @@ class Board:
         """
         if video in self._ended:
             return
-        known = self._videos.get(video)
-        done = known.frames_done if known is not None and known.state == "decoding" else 0
-        self._videos[video] = VideoProgress(
-            name, "decoding", frames_done=min(done + num_frames, total), num_frames=total
+        known = self._decoded.get(video)
+        done = num_frames + (0 if known is None else known.frames_done)
+        self._decoded[video] = VideoProgress(
+            name, "decoding", frames_done=min(done, total), num_frames=total
         )
+        # One whose last latents are missing is still denoised.
+        if not self._arrivals.is_arriving(video):
+            self._videos[video] = self._decoded[video]
 
     def in_work(self) -> tuple[VideoProgress, ...]:
         """Where the videos in work stand."""
@@ -85,6 +96,38 @@ class Board:
         """Remember where the preview sheet of a video is; one that has ended needs none."""
         if video in self._videos:
             self._previews[video] = path
+
+    def begin_latents(self, video: str, attempt: str, num_decoders: int) -> None:
+        """A video is denoised, perhaps anew; there are so many decoders in all."""
+        self._num_decoders = num_decoders
+        self._arrivals.begin(video, attempt)
+
+    def spare_decoders(self, video: str) -> int:
+        """How many decoders may begin with a video while it is denoised: one that waits must not
+        be missing to another video."""
+        return max(0, self._num_decoders - len(self._videos.keys() - {video}))
+
+    def add_band(self, video: str, attempt: str, start: int, stop: int) -> None:
+        """See ``Arrivals``."""
+        self._arrivals.add_band(video, attempt, start, stop)
+
+    def complete(self, video: str, timings: Timings) -> None:
+        """All latents of a video are stored."""
+        self._arrivals.complete(video, timings)
+        if video in self._decoded:
+            self._videos[video] = self._decoded[video]
+
+    def fail(self, video: str, status: str, error: str, log: str = "") -> None:
+        """The denoising of a video has ended without its latents."""
+        self._arrivals.fail(video, status, error, log)
+
+    def arrival(self, video: str) -> Arrival:
+        """How far the latents of a video have come."""
+        return self._arrivals.of(video)
+
+    def division(self, video: str, proposed: Division | None = None) -> Division:
+        """See ``Arrivals``."""
+        return self._arrivals.division(video, proposed)
 
     def attend(self, name: str, coordinator: Any) -> bool:
         """Whether a video is to stop, for the coordinator that drives it: it asks before each step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from glc_ray.config import CoordinatorResources, VideoJob
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.logs import about, log_file
 from glc_ray.protocols import StepResult
+from glc_ray.runtime.band_writer import BandWriter
 from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.farm import Farm
@@ -25,7 +27,7 @@ from glc_ray.runtime.pool_denoiser import PoolDenoiser
 from glc_ray.runtime.previews import Previews
 from glc_ray.runtime.rows import video_id
 from glc_ray.runtime.step_metrics import StepMetrics
-from glc_ray.sampler import Boundary, StepReport, sample_job
+from glc_ray.sampler import Boundary, OnFinal, StepReport, sample_job
 from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.latents import save_latents
 from glc_ray.store.output import Output
@@ -80,7 +82,14 @@ class Coordinator:
         """Where this process logs to."""
         return log_file()
 
-    def denoise(self, job: VideoJob, name: str, priority: int = 0, attempt: int = 1) -> Timings:
+    def denoise(
+        self,
+        job: VideoJob,
+        name: str,
+        priority: int = 0,
+        attempt: int = 1,
+        bands: str | None = None,
+    ) -> Timings:
         """Noise to clean latents, which are stored; goes on where an earlier attempt came to.
 
         Args:
@@ -88,6 +97,8 @@ class Coordinator:
             name: of its files.
             priority: higher goes first.
             attempt: how often it was begun in this run, for the log.
+            bands: names this attempt, whose latents decoders are told of as they become final;
+                None tells nobody.
 
         Raises:
             DenoiseError: a window cannot be computed.
@@ -100,18 +111,25 @@ class Coordinator:
         progress = _Progress(self._farm.board, job, name, self._recorder)
         progress.loading(me)
         self._checkpointer = checkpointer = Checkpointer(self._output, video_id(job), job)
-        try:
-            latents, timings = self._sample(job, priority, progress, checkpointer)
-        except CancelledError as error:
-            _LOG.info("%s", error)
-            raise
-        except Exception:
-            _LOG.exception("denoising failed")
-            raise
-        finally:
-            checkpointer.close()
-            progress.leave()
-            progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
+        with ExitStack() as stack:
+            stack.callback(progress.leave)
+            stack.callback(checkpointer.close)
+            on_final = None
+            if bands is not None:
+                writer = BandWriter(self._output, self._farm.board, job, bands)
+                stack.callback(writer.close)
+                on_final = writer.add
+            try:
+                latents, timings = self._sample(job, priority, progress, checkpointer, on_final)
+            except CancelledError as error:
+                _LOG.info("%s", error)
+                raise
+            except Exception:
+                _LOG.exception("denoising failed")
+                raise
+            finally:
+                checkpointer.close()
+                progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
         metadata = {
             "job": job.model_dump_json(),
             "specification_hash": job.specification_hash,
@@ -129,7 +147,12 @@ class Coordinator:
             self._checkpointer.flush()
 
     def _sample(
-        self, job: VideoJob, priority: int, progress: _Progress, checkpointer: Checkpointer
+        self,
+        job: VideoJob,
+        priority: int,
+        progress: _Progress,
+        checkpointer: Checkpointer,
+        on_final: OnFinal | None,
     ) -> tuple[Tensor, Timings]:
         start, before = checkpointer.load() or (None, Timings())
         if start is not None:
@@ -174,6 +197,7 @@ class Coordinator:
                 on_step=step,
                 on_boundary=offer,
                 on_update=refined,
+                on_final=on_final,
             )
         except FloatingPointError:
             progress.metrics.nonfinite()

@@ -1,4 +1,4 @@
-"""Second stage of the Ray Data graph: stretches of stored latents to stored, encoded segments."""
+"""Second stage of the Ray Data graph: stretches of latents to stored, encoded segments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ import torch
 from ray.exceptions import RayError
 
 from glc_ray import telemetry
-from glc_ray.backbones.registry import decoder_facts, facts, load_frame_decoder
+from glc_ray.backbones.registry import decoder_facts, load_frame_decoder
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.logs import about, log_file
 from glc_ray.media.segments import SegmentReport
 from glc_ray.media.stretch import Segment, Stretch, stretches
 from glc_ray.media.tiles import SpreadTiles
 from glc_ray.media.write import WrittenSegment, write_segments
+from glc_ray.runtime.arriving_latents import ArrivingLatents, NoMoreLatentsError, await_arrival
 from glc_ray.runtime.denoiser import assigned_device
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
-from glc_ray.runtime.stored_latents import StoredLatents
 from glc_ray.runtime.tile_pool import BlendingDecoder, spread_over
 from glc_ray.store.latents import CorruptLatentsError
 from glc_ray.store.ledger import Ledger, SegmentEntry
@@ -57,11 +57,14 @@ class _Work:
     segment: Segment | None = None
     """That is being made."""
     began_at: float = field(default_factory=time.time)
+    status: str = "failed"
+    """Of the video, if there is an error."""
 
 
 class DecodeEncodeStage:
     """Row of a stretch -> the same; its segments are stored and in the ledger.
 
+    Latents that are not there yet are waited for, and a row is done when its video's denoising is.
     Frames live in this process alone, one temporal batch at a time. A row that is done again, after
     the process was killed, makes only the segments that are missing. Rows may be of any pipelines
     that share model and decode settings.
@@ -93,7 +96,6 @@ class DecodeEncodeStage:
             self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
         else:
             self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
-        self._leading = facts(pipeline.model).leading_latent_frames
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
@@ -105,24 +107,48 @@ class DecodeEncodeStage:
     def __call__(self, row: Row) -> Row:
         if row["error"]:
             return row
-        work, error = _Work(), ""
+        job, work, error = job_of(row), _Work(), ""
         for loss in range(_MAX_LOSSES):
             about(video=row["name"], attempt=loss + 1)
             try:
-                self._make(job_of(row), row, work)
+                self._make(job, row, work)
             except CancelledError as cancelled:
-                return _answer(row, work, error=str(cancelled)) | {"status": "cancelled"}
+                work.status, error = "cancelled", str(cancelled)
+                break
             except RayError as failure:
                 # A tile actor was lost, and its caches with it: begin anew behind what is done.
                 _LOG.warning("%s: a tile actor was lost: %s", _place(work), failure)
-                error = in_words(failure)
+                error = f"{_place(work)}: {in_words(failure)}"
+            except NoMoreLatentsError:
+                error = ""
+                break
             except Exception as failure:
                 _LOG.exception("%s failed", _place(work))
-                error = in_words(failure)
+                error = f"{_place(work)}: {in_words(failure)}"
                 break
             else:
-                return _answer(row, work)
-        return _answer(row, work, error=f"{_place(work)}: {error}")
+                error = ""
+                break
+        return self._answer(job, row, work, error)
+
+    def _answer(self, job: VideoJob, row: Row, work: _Work, error: str) -> Row:
+        """What becomes of a row, once it is known what became of its video's latents."""
+        decoded_at = time.time()
+        arrival = await_arrival(self._output, self._board, job, lambda _: False)
+        answer = {
+            **row,
+            "log": log_file() if error else arrival.log,
+            "decode_s": work.decode_s,
+            "encode_s": work.encode_s,
+            "denoised_at": arrival.ended_at,
+            "decoding_at": work.began_at,
+            "decoded_at": decoded_at,
+            "status": work.status if error else arrival.status,
+            "error": error or arrival.error,
+        }
+        if arrival.timings is not None:
+            answer["timings"] = json.dumps(asdict(arrival.timings))
+        return answer
 
     def _make(self, job: VideoJob, row: Row, work: _Work) -> None:
         """Make the row's segments that are not there yet."""
@@ -150,8 +176,10 @@ class DecodeEncodeStage:
         ledger: Ledger,
         work: _Work,
     ) -> None:
-        latents = StoredLatents(
-            self._output, work_latents_path(video_id(job)), leading=self._leading
+        model = self._plans.model
+        shape = model.latents_shape(job.pipeline.video.num_frames)
+        latents = ArrivingLatents(
+            self._output, self._board, job, shape, leading=model.leading_latent_frames
         )
         attempts = [ledger.next_attempt(segment.index) for segment in stretch]
         for segment, attempt in zip(stretch, attempts, strict=True):
@@ -172,13 +200,14 @@ class DecodeEncodeStage:
             for segment, attempt in zip(stretch, attempts, strict=True):
                 self._check_wanted(row)
                 work.segment = segment
+                waited_s = latents.waited_s
                 one = next(written)
                 try:
                     self._store(ledger, one, attempt)
                 except StorageError:
                     ledger.withdraw(segment.index, attempt)
                     raise
-                work.decode_s += one.report.decode_s
+                work.decode_s += one.report.decode_s - (latents.waited_s - waited_s)
                 work.encode_s += one.report.encode_s
                 self._count(one.report)
 
@@ -222,18 +251,6 @@ class DecodeEncodeStage:
         self._recorder.add(telemetry.MOVED_BYTES, local.stat().st_size, kind="segments")
         shutil.rmtree(written.path) if written.path.is_dir() else written.path.unlink()
         local.unlink(missing_ok=True)
-
-
-def _answer(row: Row, work: _Work, *, error: str = "") -> Row:
-    return {
-        **row,
-        "log": log_file() if error else "",
-        "decode_s": work.decode_s,
-        "encode_s": work.encode_s,
-        "decoding_at": work.began_at,
-        "decoded_at": time.time(),
-        "error": error,
-    }
 
 
 def _place(work: _Work) -> str:

@@ -1,9 +1,14 @@
-"""First stage of the Ray Data graph: a job to stored latents, and rows that divide their decode."""
+"""First stage of the Ray Data graph: a job to stored latents, and rows that divide their decode.
+
+A row goes out when the first latents of its stretch are stored, in the video's last step, if a
+decoder is free for it; otherwise when all of them are.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 import ray
@@ -11,18 +16,20 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glc_ray.config import PipelineSpec, VideoJob
 from glc_ray.media.stretch import stretches
-from glc_ray.protocols import UserError
+from glc_ray.runtime.arrivals import Division
 from glc_ray.runtime.coordinator import await_coordinator, start_coordinator
 from glc_ray.runtime.errors import CancelledError, reason
 from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
-from glc_ray.store.latents import read_header
+from glc_ray.runtime.stored_latents import are_stored
 from glc_ray.store.output import Output
-from glc_ray.store.paths import work_latents_path
+from glc_ray.store.paths import bands_path
 
 _ANSWER_S = 10.0
+_LOOK_S = 0.5
+"""Between two looks at what of a video is stored."""
 _MAX_LOSSES = 5
 """Of the coordinator or the pool in one video, before the video fails."""
 
@@ -35,27 +42,75 @@ class DenoiseStage:
     handed on.
     """
 
-    def __init__(self, farm: Farm, pipeline: PipelineSpec, plans: FilePlans) -> None:
+    def __init__(
+        self, farm: Farm, pipeline: PipelineSpec, plans: FilePlans, num_decoders: int
+    ) -> None:
         self._coordinator = start_coordinator(
             farm, pipeline.resources.coordinators, threads=pipeline.fuse.threads
         )
+        self._num_decoders = num_decoders
         self._farm = farm
         self._output = Output(farm.output)
         self._plans = plans
 
     def __call__(self, row: Row) -> Iterator[Row]:
         job, row = job_of(row), {**row, "started": time.time()}
+        board, video = self._farm.board, job.specification_hash
+        division: Division = ray.get(board.division.remote(video))
+        num_sent = 0
+        failure: dict[str, str] = {}
         try:
-            if ray.get(self._farm.board.is_cancelled.remote(row["name"])):
+            if ray.get(board.is_cancelled.remote(row["name"])):
                 raise CancelledError("cancelled before it began")
-            timings = Timings() if self._is_stored(job) else self._denoise(job, row)
-            yield from self._stretches(job, row, timings)
+            division = self._divide(job)
+            for num_frames in self._latents(job, row):
+                while num_sent < len(division) and self._may_begin(
+                    job, division[num_sent], num_sent, num_frames
+                ):
+                    yield _row(row, division, num_sent)
+                    num_sent += 1
         except CancelledError as error:
-            yield stretch_row(row, error=str(error), status="cancelled")
+            failure = {"status": "cancelled", "error": str(error)}
         except RayError as error:
-            yield stretch_row(row, error=reason(error), log=self._log_file(error))
+            failure = {"status": "failed", "error": reason(error), "log": self._log_file(error)}
         except Exception as error:
-            yield stretch_row(row, error=f"latents: {type(error).__name__}: {error}")
+            failure = {"status": "failed", "error": f"latents: {type(error).__name__}: {error}"}
+        if failure:
+            ray.get(board.fail.remote(video, **failure))
+        for index in range(num_sent, len(division)):
+            yield _row(row, division, index, **failure)
+
+    def _divide(self, job: VideoJob) -> Division:
+        """The segments that are missing, by stretch."""
+        ledger, plan = ledger_of(self._output, job), self._plans.of(job.pipeline).decode
+        ledger.forget_other_settings()
+        done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
+        missing = [segment for segment in plan.segments if segment.index not in done]
+        runs = stretches(missing, len(plan.stretches), warmup=plan.warmup)
+        proposed = tuple(tuple(segment.index for segment in run) for run in runs) or ((),)
+        return ray.get(self._farm.board.division.remote(job.specification_hash, proposed))
+
+    def _may_begin(
+        self, job: VideoJob, segments: tuple[int, ...], num_sent: int, num_frames: int
+    ) -> bool:
+        """Whether a decoder may have a stretch of which ``num_frames`` of the video are stored."""
+        if not num_frames or not segments:
+            return False
+        plan = self._plans.of(job.pipeline).decode
+        (start,) = (part.start for part in plan.segments if part.index == segments[0])
+        if num_frames <= self._plans.model.leading_latent_frames + max(0, start - plan.warmup):
+            return False
+        return num_sent < ray.get(self._farm.board.spare_decoders.remote(job.specification_hash))
+
+    def _latents(self, job: VideoJob, row: Row) -> Iterator[int]:
+        """Have the latents stored; yields how many frames are stored already, now and then."""
+        if are_stored(self._output, job):
+            timings = Timings()
+        else:
+            # Of a run that was killed.
+            self._output.delete(bands_path(video_id(job)))
+            timings = yield from self._denoise(job, row)
+        ray.get(self._farm.board.complete.remote(job.specification_hash, timings))
 
     def _log_file(self, error: RayError) -> str:
         """Where the coordinator tells more of its failure; where it is lost, nobody knows."""
@@ -65,26 +120,30 @@ class DenoiseStage:
             return str(ray.get(self._coordinator.log_file.remote(), timeout=_ANSWER_S))
         return ""
 
-    def _is_stored(self, job: VideoJob) -> bool:
-        try:
-            header = read_header(self._output, work_latents_path(video_id(job)))
-        except UserError:
-            # None, or torn: they are denoised (again).
-            return False
-        return header.metadata.get("latents_hash") == job.latents_hash
-
-    def _denoise(self, job: VideoJob, row: Row) -> Timings:
+    def _denoise(self, job: VideoJob, row: Row) -> Generator[int, None, Timings]:
         """Have the coordinator denoise; should it die, it goes on from its last checkpoint.
+
+        Yields how many latent frames are stored already; returns what it took.
 
         Raises:
             CancelledError: somebody asked for the video's end.
             RayError: it failed.
         """
-        losses = 0
+        board, video, losses = self._farm.board, job.specification_hash, 0
         while True:
+            bands = uuid.uuid4().hex[:8]
+            ray.get(board.begin_latents.remote(video, bands, self._num_decoders))
             try:
-                denoise = self._coordinator.denoise
-                return ray.get(denoise.remote(job, row["name"], row["priority"], losses + 1))
+                answer = self._coordinator.denoise.remote(
+                    job, row["name"], row["priority"], losses + 1, bands
+                )
+                while not ray.wait([answer], timeout=_LOOK_S)[0]:
+                    arrival = ray.get(board.arrival.remote(video))
+                    if arrival.attempt != bands:
+                        # The board was lost, and knows nothing of the video.
+                        ray.get(board.begin_latents.remote(video, bands, self._num_decoders))
+                    yield arrival.num_frames
+                return ray.get(answer)
             except RayTaskError as error:
                 if isinstance(error.cause, CancelledError):
                     raise error.cause from None
@@ -103,12 +162,6 @@ class DenoiseStage:
                 )
                 await_coordinator(self._coordinator)
 
-    def _stretches(self, job: VideoJob, row: Row, timings: Timings) -> Iterator[Row]:
-        ledger, plan = ledger_of(self._output, job), self._plans.of(job.pipeline).decode
-        ledger.forget_other_settings()
-        done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
-        missing = [segment for segment in plan.segments if segment.index not in done]
-        runs = stretches(missing, len(plan.stretches), warmup=plan.warmup) or ((),)
-        for index, run in enumerate(runs):
-            wanted = tuple(segment.index for segment in run)
-            yield stretch_row(row, index=index, count=len(runs), segments=wanted, timings=timings)
+
+def _row(row: Row, division: Division, index: int, **failure: str) -> Row:
+    return stretch_row(row, index=index, count=len(division), segments=division[index], **failure)

@@ -228,6 +228,8 @@ class Graph:
         """Records of the videos that are not recorded, as they are done."""
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        # Ray Data would end the graph when no row has moved for half an hour: videos take hours.
+        context.execution_no_progress_timeout_s = -1
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
         assembly = Assembly(
@@ -250,7 +252,7 @@ class Graph:
             feed.dataset()
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._farm, plan.pipeline, plan.files),
+                fn_constructor_args=(self._farm, plan.pipeline, plan.files, size),
                 compute=_actors(plan.num_at_once),
                 num_cpus=0,
             )

@@ -56,7 +56,6 @@ def stretch_row(
     index: int = 0,
     count: int = 1,
     segments: tuple[int, ...] = (),
-    timings: Timings | None = None,
     error: str = "",
     status: str = "failed",
     log: str = "",
@@ -67,7 +66,6 @@ def stretch_row(
         row: of the video.
         index, count: which stretch of how many.
         segments: indices of the segments to make; none where all are there, or after an error.
-        timings: of the video's denoising.
         error: why the video has failed.
         status: of a video with an error: failed or cancelled.
         log: file of the actor in which it failed.
@@ -77,7 +75,8 @@ def stretch_row(
         "index": index,
         "count": count,
         "segments": json.dumps(segments),
-        "timings": json.dumps(asdict(timings or Timings())),
+        # Of the video's denoising, which may not have ended.
+        "timings": json.dumps(asdict(Timings())),
         "error": error,
         "status": status,
         "log": log,

@@ -6,12 +6,30 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
+from glc_ray.config import VideoJob
+from glc_ray.protocols import UserError
+from glc_ray.runtime.rows import video_id
 from glc_ray.store.latents import load_latents, read_header
+from glc_ray.store.paths import work_latents_path
 
 if TYPE_CHECKING:
     from glc_ray.store.output import Output
 
 _BLOCK_FRAMES = 24
+
+
+def are_stored(output: Output, job: VideoJob) -> bool:
+    """Whether all final latents of a video are there.
+
+    Raises:
+        StorageError: storage cannot be read.
+    """
+    try:
+        header = read_header(output, work_latents_path(video_id(job)))
+    except UserError:
+        # None, or torn: they are denoised (again).
+        return False
+    return header.metadata.get("latents_hash") == job.latents_hash
 
 
 class StoredLatents:

@@ -11,6 +11,7 @@ OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet
 OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
 OUTPUT/.work/ID/checkpoints/        and its state between two steps
+OUTPUT/.work/ID/bands/ATTEMPT/      final latents as they come in its last step
 OUTPUT/.work/manifest/              rows of the manifest, as they were written
 OUTPUT/.work/queue/RUN/GROUP/PRIORITY/  rows of a catalog that are to be rendered
 OUTPUT/.work/lease/                 which run has the output
@@ -68,6 +69,16 @@ def work_path(video_id: str, path: str = "") -> str:
 def work_latents_path(video_id: str) -> str:
     """Path of the final latents of a video that is not done, below the output."""
     return work_path(video_id, "latents.safetensors")
+
+
+def bands_path(video_id: str) -> str:
+    """Folder of what is stored of a video's final latents before all of them are there."""
+    return work_path(video_id, "bands")
+
+
+def band_path(video_id: str, attempt: str, first_frame: int) -> str:
+    """Path of the final latents from a latent frame on, as one attempt at the video stored them."""
+    return f"{bands_path(video_id)}/{attempt}/{first_frame:05d}.safetensors"
 
 
 def checkpoints_path(video_id: str) -> str:

@@ -82,7 +82,7 @@ class VideoRecord:
     denoised_at: float = 0.0
     """When its latents were stored."""
     decoding_at: float = 0.0
-    """When the first of its decoders began."""
+    """When the first of its decoders began; that may be in its last denoising step."""
     decoded_at: float = 0.0
     """When the last of its segments was stored; then they are joined."""
     log: str = ""

@@ -106,9 +106,11 @@ def test_scores_are_those_of_the_frames(whole: Whole) -> None:
 
 def test_times_are_in_order(whole: Whole) -> None:
     one = whole.record
-    times = [one.queued_at, one.started_at, one.denoised_at, one.decoding_at, one.decoded_at]
+    times = [one.queued_at, one.started_at, one.decoding_at, one.decoded_at, one.finished_at]
     assert times[0] > 0
-    assert [*times, one.finished_at] == sorted([*times, one.finished_at])
+    assert times == sorted(times)
+    # Decoders may begin in the last denoising step.
+    assert one.started_at < one.denoised_at < one.finished_at
     assert one.finished_at - one.started_at == pytest.approx(one.total_s)
 
 
