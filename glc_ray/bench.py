@@ -15,7 +15,8 @@ import click
 
 from glc_ray.bench_catalog import catalog
 from glc_ray.bench_decode import time_decode
-from glc_ray.bench_dispatch import dispatch, scale
+from glc_ray.bench_dispatch import dispatch
+from glc_ray.bench_scale import scale
 from glc_ray.cli import FrontDoor
 from glc_ray.config import PipelineSpec
 from glc_ray.pipeline_file import load_pipeline, parse_assignment

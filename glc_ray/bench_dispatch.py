@@ -1,10 +1,8 @@
-"""Benches of the dispatch: simulated denoisers, that sleep, on the real pool; and a whole farm in a
-simulated time, by the same rules."""
+"""Bench of the dispatch: simulated denoisers, that sleep, on the real pool."""
 
 from __future__ import annotations
 
 import math
-import random
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -79,57 +77,9 @@ def dispatch(
     )
 
 
-@click.command(cls=FrontDoor)
-@click.option("--workers", default=1024, metavar="N", help="[1024]")
-@click.option("--videos", default=1000, metavar="V", help="In the catalog. [1000]")
-@click.option("--in-flight", default=64, metavar="V", help="Denoised at once. [64]")
-@click.option("--steps", default=50, metavar="N", help="Of each video. [50]")
-@click.option("--latent-frames", default=73, metavar="K", help="Of each video. [73]")
-@click.option("--window-s", default=1.0, metavar="S", help="On a worker of speed 1. [1]")
-@click.option("--coordinator-s", default=0.5, metavar="S", help="Between steps. [0.5]")
-@click.option("--deaths-per-hour", default=0.01, metavar="P", help="Of each worker. [0.01]")
-@click.option("--mixed/--alike", default=True, help="Speeds of 0.5, 1 and 2, or all 1. [mixed]")
-def scale(
-    workers: int,
-    videos: int,
-    in_flight: int,
-    steps: int,
-    latent_frames: int,
-    window_s: float,
-    coordinator_s: float,
-    deaths_per_hour: float,
-    mixed: bool,
-) -> None:
-    """A farm of thousands of workers in a simulated time, by the real rules of dispatch."""
-    from glc_ray.runtime.simulate_farm import FarmModel, simulate_farm
-
-    chance = random.Random(0)  # noqa: S311
-    speeds = tuple(chance.choice((0.5, 1.0, 2.0)) if mixed else 1.0 for _ in range(workers))
-    tasks = _groups(_job(latent_frames, steps), latent_frames)
-    start = time.perf_counter()
-    run = simulate_farm(
-        FarmModel(
-            speeds=speeds,
-            num_videos=videos,
-            num_steps=steps,
-            groups=tuple(tasks),
-            window_s=window_s,
-            coordinator_s=coordinator_s,
-            latency_s=0.005,
-            in_flight=in_flight,
-            deaths_per_hour=deaths_per_hour,
-        )
-    )
-    took_s = time.perf_counter() - start
-    work_s = run.num_tasks * window_s
-    click.echo(
-        f"{videos} videos of {steps} steps of {len(tasks)} batches on {workers} workers: "
-        f"{run.makespan_s / 3600:.2f} h, {work_s / sum(speeds) / 3600:.2f} h if nobody ever waited"
-    )
-    click.echo(
-        f"occupancy {run.occupancy:.3f}; {run.deaths} deaths, lost work {run.lost_share:.4%}; "
-        f"simulated at {run.num_tasks / took_s:,.0f} batches/s"
-    )
+def simulated_groups(latent_frames: int) -> tuple[str | None, ...]:
+    """The groups of the windows of a simulated step, as the pool is told."""
+    return tuple(_groups(_job(latent_frames, 1), latent_frames))
 
 
 def _job(latent_frames: int, steps: int) -> VideoJob:

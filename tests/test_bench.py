@@ -76,3 +76,22 @@ def test_the_best_runs_are_compared(
         "2 decoders against 1: 2.00x (by CPU time 2.00x)",
         "peak memory at 1000 frames against 100: 1.089x",
     ]
+
+
+def test_scale_keeps_workers_busy_and_says_what_deaths_cost() -> None:
+    """Of one speed, without deaths or a coordinator's time, nobody ever waits but at the end."""
+    runner = CliRunner()
+    small = ["scale", "--workers", "24", "--steps", "2", "--window-s", "10"]
+    calm = runner.invoke(
+        main, [*small, "--alike", "--coordinator-s", "0", "--deaths-per-hour", "0"]
+    )
+    assert calm.exit_code == 0, calm.output
+    first, busy, lost, _ = calm.output.splitlines()
+    assert first == "40 videos of 2 steps of 18 windows, 4 in flight on 24 workers"
+    occupancy = float(busy.split()[1].rstrip(";"))
+    assert 0.95 < occupancy <= 1
+    assert lost == "0 deaths, lost work 0 s, 0.0000% of what counts"
+    deadly = runner.invoke(main, [*small, "--deaths-per-hour", "10"])
+    deaths = int(deadly.output.splitlines()[2].split()[0])
+    assert deaths > 0
+    assert "lost work 0 s" not in deadly.output
