@@ -36,6 +36,7 @@ from glc_ray.store.run_status import Occupancy, VideoProgress
 
 _LOG = logging.getLogger(__name__)
 _ANSWER_S = 10.0
+_FEED_BYTES = 64 << 20
 _ASK_S = 1.0
 """Between two questions whether the run is to end."""
 _MAX_LOSSES = 3
@@ -299,7 +300,8 @@ class Feed:
             rows = [row for row in self.source.rows() if row["id"] not in self.recorded]
             return ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
         item = ray.data.from_items([{"source": 0}], override_num_blocks=1)
-        return item.flat_map(self, num_cpus=0)
+        # Other needs than the next stage has: else both were one, on a single actor.
+        return item.flat_map(self, num_cpus=0, memory=_FEED_BYTES)
 
     def __call__(self, item: Any) -> Iterator[Row]:
         asked = -math.inf
