@@ -23,9 +23,10 @@ def find_program() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The same for all tests."""
+    """The same for a module's tests, and gone with them: its driver runs an event loop in this
+    thread, beside which asyncio runs no other."""
     program = find_program()
     if program is None:
         pytest.skip(
