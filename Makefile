@@ -30,7 +30,7 @@ browser: ## Install Chromium for the tests of the report page, on Debian as root
 	fi
 
 test: $(VENV)/.dev ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## Lint, check formatting, import directions and types
 	$(BIN)/ruff check .

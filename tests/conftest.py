@@ -24,16 +24,6 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 TOYWORLD = Path(__file__).parents[1] / "glc_ray" / "backbones" / "toyworld"
-_TOGETHER = ("browser", "cluster")
-"""Folders whose tests start something large, or share it."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, each of these folders is one process's."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @pytest.fixture(scope="session")
