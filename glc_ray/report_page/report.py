@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from glc_ray import __version__
 from glc_ray.evaluation.video_scores import ScoresFile
+from glc_ray.foreign import from_json
 from glc_ray.report_page.data_files import DataFiles, ForeignDataError
 from glc_ray.report_page.page import page
 from glc_ray.report_page.rows import Json, page_id, page_row
@@ -122,7 +122,7 @@ class Report:
     def _preview_sheet(self, record: VideoRecord) -> str:
         """Its path, where previews were asked for and there is one."""
         try:
-            every = json.loads(record.specification)["pipeline"]["preview"]["every"]
+            every = from_json(record.specification)["pipeline"]["preview"]["every"]
         except (ValueError, KeyError, TypeError):
             return ""
         path = preview_sheet_path(record.name)

@@ -104,7 +104,8 @@ def test_a_video_that_fails_is_a_row_and_the_others_are_rendered(
     name = records["a blue box"].name
     (line,) = [line for line in lines if f" error video={name} step=0 attempt=1: " in line]
     assert line.endswith("denoising failed")
-    assert lines[lines.index(line) + 1].startswith("Traceback")
+    # Indented, so that no text of a model or a row passes for a line of the log.
+    assert lines[lines.index(line) + 1] == "  Traceback (most recent call last):"
 
 
 def test_python_front_door_raises_where_the_video_fails_and_keeps_its_row(
