@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,20 @@ def wait_for_checkpoint(output: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def kill_denoiser(output: Path) -> None:
-    """Kill one, and wait until the run has seen it."""
-    mine = psutil.Process().children(recursive=True)
-    (denoiser,) = [one for one in mine if "".join(one.cmdline()).startswith("ray::Denoiser")]
+def denoisers() -> set[psutil.Process]:
+    """Of the cluster, which other tests use, too: one that was killed while it was being started
+    anew may still be there."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()).startswith("ray::Denoiser"):
+                found.add(process)
+    return found
+
+
+def kill_denoiser(output: Path, others: set[psutil.Process]) -> None:
+    """Kill the run's, and wait until the run has seen it."""
+    (denoiser,) = denoisers() - others
     denoiser.kill()
     deadline = time.monotonic() + 240
     place, seen_at = Output(str(output)), None
@@ -81,11 +92,12 @@ def test_a_catalog_is_stopped_gone_on_with_and_found_done(
     ray_cluster: None, tiny_pipeline: Path, catalog: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
+    others = denoisers()
     first = start(catalog, tiny_pipeline, output)
     wait_for_checkpoint(output, first)
     with pytest.raises(UserError, match=r"another run .*process \d+"):
         render_catalog(str(catalog), pipeline=str(tiny_pipeline), output=str(output))
-    kill_denoiser(output)
+    kill_denoiser(output, others)
     first.send_signal(signal.SIGTERM)
     said, words = first.communicate(timeout=120)
     assert first.returncode == 3, words
