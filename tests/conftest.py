@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tests.tiny_wan import tiny_wan  # noqa: F401
 os.environ["HF_HUB_OFFLINE"] = "1"
 # A cluster that happens to run on this machine is none of the tests' business.
 os.environ.pop("RAY_ADDRESS", None)
+
+# A shell's background jobs ignore it, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test depends on how fast the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)
