@@ -25,8 +25,7 @@ _LEAST_PRIORITY = 19
 
 
 class Previewer:
-    """Decodes what it is given and appends it to the sheet of its video; the VAE is loaded at the
-    first one.
+    """Decodes what it is given and appends it to the sheet of its video.
 
     Args:
         output: where videos go.
@@ -41,6 +40,18 @@ class Previewer:
         self._output = Output(output)
         self._pipeline = pipeline
         self._decoder: FrameDecoder | None = None
+
+    def prepare(self) -> None:
+        """Load the VAE, which a short video would not wait for; ``add`` does it where this failed.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        if self._decoder is None:
+            import torch
+
+            torch.set_num_threads(1)
+            self._decoder = self._load()
 
     def add(self, preview: Preview, board: Any) -> None:
         """Append a row to the sheet of a video, and tell the board where it is.
@@ -66,9 +77,8 @@ class Previewer:
 
         from glc_ray.media.decode import decode_alone
 
-        if self._decoder is None:
-            torch.set_num_threads(1)
-            self._decoder = self._load()
+        self.prepare()
+        assert self._decoder is not None
         frames = torch.tensor(preview.latents_BFCHW).split(1, dim=1)
         return [Image.fromarray(decode_alone(self._decoder, frame)) for frame in frames]
 
@@ -94,4 +104,6 @@ def start_previewer(output: str, pipeline: PipelineSpec, telemetry: Telemetry) -
         # What is asked while it is started anew waits for it; what killed it twice has failed.
         max_task_retries=1,
     )
-    return actor.remote(output, pipeline, telemetry)
+    previewer = actor.remote(output, pipeline, telemetry)
+    previewer.prepare.remote()
+    return previewer
