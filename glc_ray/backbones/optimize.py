@@ -93,8 +93,7 @@ def optimize(
     if spec.group_offload != "off":
         assert device.type != "cpu", "check() refuses this"
         offload_groups(transformer, spec.group_offload, device)
-    if spec.attention_backend is not None:
-        _set_attention_backend(transformer, spec.attention_backend)
+    _set_attention_backend(transformer, spec.attention_backend)
     if spec.compile:
         compile_blocks(transformer)
 
@@ -131,7 +130,17 @@ def compile_blocks(transformer: Any, **options: Any) -> None:
     transformer.compile_repeated_blocks(dynamic=False, **options)
 
 
-def _set_attention_backend(transformer: Any, name: str) -> None:
+def _set_attention_backend(transformer: Any, name: str | None) -> None:
+    """Name the backend to this model's own processors; None for torch's choice of a kernel.
+
+    One that has none follows the process: diffusers' method sets it for all other models too, and
+    its ``DIFFUSERS_ATTN_BACKEND`` for one machine; their kernels round differently.
+    """
+    if name is None:
+        for processor in transformer.attn_processors.values():
+            if hasattr(processor, "_attention_backend"):
+                processor._attention_backend = AttentionBackendName.NATIVE
+        return
     try:
         transformer.set_attention_backend(name)
     except (ImportError, RuntimeError) as error:

@@ -153,10 +153,12 @@ def test_segments_are_there_before_the_last_window_whatever_becomes_of_the_video
 
         run.wait_for_segments(killed)
         before = run.segments(killed)
+        held_since = time.monotonic()
         (coordinator,) = ray.get(run.farm.board.coordinators.remote())
         first = ray.get(run.farm.board.arrival.remote(killed.specification_hash)).attempt
         ray.kill(coordinator, no_restart=False)
         until(lambda: attempt_of(run, killed) != first)
+        held_s = time.monotonic() - held_since
         run.let_go(killed)
         records = run.answer.result(PATIENCE_S)
 
@@ -172,7 +174,7 @@ def test_segments_are_there_before_the_last_window_whatever_becomes_of_the_video
     assert len(before) >= 3
     assert done.denoise_s > 0
     assert done.num_windows > 0
-    assert done.decode_s < done.denoise_s, "waiting is no decoding"
+    assert done.decode_s < held_s, "waiting is no decoding"
     left = [path for path in (tmp_path / "out" / ".work" / done.id).rglob("*") if path.is_file()]
     assert left == []
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import attention_backend
 from torch import Tensor
 
@@ -141,15 +142,25 @@ class TestAttentionLayers:
     def test_kernels_of_diffusers_backends(self, backbone: WanBackbone) -> None:
         """A backend that is set once the processors are installed is used by the changed path."""
         transformer, usual = backbone.transformer, self.run(backbone, None)
-        try:
+        # That names it for all models, up to the end of the block; here the processors must know it.
+        with attention_backend("native"):
             transformer.set_attention_backend("_native_math")
-            # That names it for all models; here it must come from the processors.
             with attention_backend("native"):
                 stock, changed = self.run(backbone, None), self.run(backbone, Full())
-        finally:
-            transformer.reset_attention_backend()
         assert not torch.equal(stock, usual), "the kernels round alike: this test tells nothing"
         assert torch.equal(changed, stock)
+
+    def test_backend_of_the_process_changes_no_bit(
+        self, backbone: WanBackbone, tiny_wan: TinyWan
+    ) -> None:
+        """Another model's choice, or DIFFUSERS_ATTN_BACKEND on one machine of several."""
+        usual = self.run(backbone, None), self.run(backbone, Full())
+        with attention_backend("_native_math"):
+            assert torch.equal(self.run(backbone, None), usual[0])
+            assert torch.equal(self.run(backbone, Full()), usual[1])
+            stock = WanTransformer3DModel.from_pretrained(tiny_wan("one"), subfolder="transformer")
+            backbone.transformer = backbone.transformers[0] = stock
+            assert not torch.equal(self.run(backbone, None), usual[0]), "the kernels round alike"
 
     def test_grid_is_that_of_the_tokens(self, backbone: WanBackbone) -> None:
         """Frames, rows and columns: patches are 1x2x2. Text is not among the tokens."""
