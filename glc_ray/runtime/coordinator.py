@@ -36,6 +36,8 @@ from glc_ray.store.run_status import VideoProgress
 
 _LOG = logging.getLogger(__name__)
 _CONTROL = "control"
+_TELL_S = 0.2
+"""Between two reports within a step."""
 
 
 def start_coordinator(
@@ -217,6 +219,7 @@ class _Progress:
 
     def __init__(self, board: Any, job: VideoJob, name: str, recorder: Recorder) -> None:
         self.steps_done = 0
+        self._told = 0.0
         self._steps: list[StepReport] = []
         self._board = board
         self._key = job.specification_hash
@@ -234,7 +237,9 @@ class _Progress:
         self.metrics.close()
 
     def windows(self, done: int, total: int) -> None:
-        self._tell(windows_done=done, num_windows=total)
+        # Told of every window, the board would be told more than the pool.
+        if time.monotonic() - self._told > _TELL_S:
+            self._tell(windows_done=done, num_windows=total)
 
     def step(self, report: StepReport) -> None:
         self._steps.append(report)
@@ -266,6 +271,7 @@ class _Progress:
         )
 
     def _tell(self, *, windows_done: int, num_windows: int) -> None:
+        self._told = time.monotonic()
         progress = VideoProgress(
             name=self.name,
             state="denoising",

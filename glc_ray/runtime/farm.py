@@ -70,7 +70,9 @@ def beside_me(actor: type, **options: Any) -> Any:
     """An actor class that takes no room and runs on the node of this process: where that is lost,
     the run ends anyway."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here, **options)
+    # Their many small messages are no tasks that anybody looks for in Ray's list of tasks.
+    quiet: dict[str, Any] = {"enable_task_events": False, **options}
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here, **quiet)
 
 
 def _was_lost() -> bool:

@@ -112,21 +112,28 @@ class Pool:
         self._granted[video] = []
         self._news[video] = asyncio.Event()
 
-    async def submit(self, video: str, groups: Sequence[str | None], sticky: bool) -> None:
-        """The tasks of a video's next step, as `Dispatch.submit` takes them."""
+    async def submit(
+        self, video: str, groups: Sequence[str | None], sticky: bool
+    ) -> list[Assignment] | None:
+        """The tasks of a video's next step, as `Dispatch.submit` takes them.
+
+        Returns:
+            What is granted; None where the video is not open: the pool has died since it was.
+        """
         if not self._dispatch.is_open(video):
-            return
+            return None
         for worker in self._dispatch.submit(video, groups, sticky=sticky):
             self._await_ready(worker, is_busy=True)
         self._granted[video] = []
         for worker, since in list(self._idle.items()):
             if time.monotonic() - since > _IDLE_S:
                 self._await_ready(worker, is_asked=True)
-        self._grant()
+        return self._granted_to(video)
 
     async def take(self, video: str) -> list[Assignment] | Failure | None:
-        """What was granted since the last call, as soon as it is anything; or why it failed; None
-        where the video is not open: the pool has died since it was."""
+        """What is granted without being asked for, as soon as it is anything: since another video
+        left a worker, or a worker is ready again. Or why the video failed; None where it is not
+        open."""
         if video not in self._news:
             return None
         news = self._news.get(video)
@@ -144,18 +151,20 @@ class Pool:
                 return granted
         return []
 
-    async def complete(self, assignment: Assignment, seconds: float | None) -> None:
-        """A worker answered; ``seconds`` of a forward, if it was one."""
-        is_taken = self._dispatch.complete(assignment)
-        if seconds is not None:
-            self._metrics.answered(assignment.worker, seconds, is_taken=is_taken)
-        if is_taken:
-            if seconds is not None:
-                self._took.append(seconds)
-                self._busy_s += seconds
-            self._unsure.discard(int(str(assignment.worker)))
-            self._begins(assignment.worker)
-            self._grant()
+    async def complete(
+        self, video: str, answers: Sequence[tuple[Assignment, float | None]]
+    ) -> list[Assignment] | None:
+        """Workers answered; what is granted to the video now, None where it is not open.
+
+        Args:
+            video: whose coordinator calls.
+            answers: with the seconds of a forward, if it was one.
+        """
+        is_taken = [self._complete(assignment, seconds) for assignment, seconds in answers]
+        if video not in self._news:
+            return None
+        # Of an earlier life of the coordinator: what is granted now is not for it.
+        return self._granted_to(video) if any(is_taken) else []
 
     async def fail(self, assignment: Assignment, why: str, is_lost: bool) -> None:
         """A worker failed: it was lost, or its device may be sick, and is restarted."""
@@ -198,13 +207,35 @@ class Pool:
 
     # Grants
 
-    def _grant(self) -> None:
+    def _grant(self, asks: str | None = None) -> None:
+        """Grant all that can be; the video that asks is not told, since it is answered."""
         for assignment in self._dispatch.grants():
             if assignment.worker not in self._since:
                 self._begins(assignment.worker)
             video = str(assignment.video)
             self._granted[video].append(assignment)
-            self._news[video].set()
+            if video != asks:
+                self._news[video].set()
+
+    def _granted_to(self, video: str) -> list[Assignment]:
+        """For a coordinator that asks: what is granted now, and was not fetched."""
+        self._grant(video)
+        granted, self._granted[video] = self._granted[video], []
+        return granted
+
+    def _complete(self, assignment: Assignment, seconds: float | None) -> bool:
+        """Whether the answer counts."""
+        is_taken = self._dispatch.complete(assignment)
+        if seconds is not None:
+            self._metrics.answered(assignment.worker, seconds, is_taken=is_taken)
+        if not is_taken:
+            return False
+        if seconds is not None:
+            self._took.append(seconds)
+            self._busy_s += seconds
+        self._unsure.discard(int(str(assignment.worker)))
+        self._begins(assignment.worker)
+        return True
 
     def _begins(self, worker: Any) -> None:
         """A worker begins its next task now, or is idle."""

@@ -30,6 +30,10 @@ _MAX_LOSSES = 5
 _NOBODYS = 0
 """An attempt that no pool has counted: what is told of it has no effect."""
 
+_SENT_ALONG_BYTES = 1 << 14
+"""A reference costs each call that has it more CPU than so many bytes: the raylet is asked, and the
+store read."""
+
 _Send = Callable[[int, Any], Any]
 """Sends a task to a worker; the reference of the answer."""
 
@@ -84,6 +88,8 @@ class PoolDenoiser:
         opened = self._pool.open.options(max_task_retries=-1)
         ray.get(opened.remote(self._video, self._priority, self._workers))
         self._news = self._pool.take.remote(self._video)
+        self._asked: list[Any] = []
+        """References of the pool's answers, which are grants."""
         self._step = 0
 
     def close(self) -> None:
@@ -143,7 +149,7 @@ class PoolDenoiser:
             ((_, encoded),) = self._answers([None], send, sticky=True)
         except _TaskError as error:
             raise DenoiseError(f"the prompt cannot be encoded: {error}") from None
-        return ray.put(encoded)
+        return _shared(encoded, sum(array.nbytes for array in encoded.values()))
 
     def _count(self, answer: Any) -> None:
         self.forward_s += answer.forward_s
@@ -159,60 +165,78 @@ class PoolDenoiser:
         done: set[int] = set()
         losses = 0
         while len(done) < len(groups):
-            (ref,), _ = ray.wait([self._news, *running], num_returns=1)
-            if ref == self._news:
-                granted = self._granted()
-                if granted is None:
-                    losses += 1
-                    if losses == _MAX_LOSSES:
-                        raise DenoiseError(f"the pool died {losses} times in one step")
-                    # What workers have is answered nevertheless; what is done is not done again.
-                    self._open()
-                    self._submit(groups, sticky)
-                    running = {ref: replace(one, attempt=_NOBODYS) for ref, one in running.items()}
-                    continue
-                for assignment in granted:
-                    if assignment.step != self._step or assignment.task in done:
-                        self._pool.complete.remote(assignment, None)
-                        continue
+            ready = _ready([self._news, *self._asked, *running])
+            granted = self._granted(ready)
+            if granted is None:
+                losses += 1
+                if losses == _MAX_LOSSES:
+                    raise DenoiseError(f"the pool died {losses} times in one step")
+                # What workers have is answered nevertheless; what is done is not done again.
+                self._open()
+                self._submit(groups, sticky)
+                running = {ref: replace(one, attempt=_NOBODYS) for ref, one in running.items()}
+                continue
+            for assignment in granted:
+                if assignment.step == self._step and assignment.task not in done:
                     worker = self._workers[assignment.worker]  # type: ignore[call-overload]
                     running[send(assignment.task, worker)] = assignment
-                continue
-            assignment = running.pop(ref)
-            answer = self._answer(ref, assignment)
-            # An attempt given up for dead may have answered before: the same bits.
-            if answer is not None and assignment.task not in done:
-                done.add(assignment.task)
-                yield assignment.task, answer
+                else:
+                    self._complete([(assignment, None)])
+            answered = [(running.pop(ref), ref) for ref in ready if ref in running]
+            for assignment, answer in self._answered(answered):
+                # An attempt given up for dead may have answered before: the same bits.
+                if assignment.task not in done:
+                    done.add(assignment.task)
+                    yield assignment.task, answer
 
     def _submit(self, groups: Sequence[str | None], sticky: bool) -> None:
         self._step += 1
-        self._pool.submit.remote(self._video, groups, sticky)
+        # What was asked before was granted for a step that is over.
+        self._asked = [self._pool.submit.remote(self._video, groups, sticky)]
 
-    def _granted(self) -> list[Assignment] | None:
-        """What the pool granted; asks for more. None where the pool died, and knows of nothing.
+    def _granted(self, ready: Sequence[Any]) -> list[Assignment] | None:
+        """What the pool granted, of its answers that are ready. None where the pool died, and knows
+        of nothing.
 
         Raises:
             _TaskError: a task has failed as often as it may.
             DenoiseError: no worker is left.
         """
-        try:
-            news = ray.get(self._news)
-        except RayActorError:
-            return None
-        if news is None:
-            return None
-        self._news = self._pool.take.remote(self._video)
-        if not isinstance(news, Failure):
-            return news
-        if news.task is None:
-            raise DenoiseError(news.reason)
-        raise _TaskError(news.task, news.reason)
+        granted: list[Assignment] = []
+        for ref in [one for one in (self._news, *self._asked) if one in ready]:
+            try:
+                news = ray.get(ref)
+            except RayActorError:
+                return None
+            if news is None:
+                return None
+            if ref == self._news:
+                self._news = self._pool.take.remote(self._video)
+            else:
+                self._asked.remove(ref)
+            if not isinstance(news, Failure):
+                granted += news
+            elif news.task is None:
+                raise DenoiseError(news.reason)
+            else:
+                raise _TaskError(news.task, news.reason)
+        return granted
+
+    def _answered(self, answered: Sequence[tuple[Assignment, Any]]) -> list[tuple[Assignment, Any]]:
+        """Answers by their references, without those that failed.
+
+        The pool is told of all of them at once and first: their workers wait for it.
+        """
+        answers = [(assignment, self._answer(ref, assignment)) for assignment, ref in answered]
+        well = [(assignment, answer) for assignment, answer in answers if answer is not None]
+        if well:
+            self._complete([(one, getattr(answer, "forward_s", None)) for one, answer in well])
+        return well
 
     def _answer(self, ref: Any, assignment: Assignment) -> Any:
         """A worker's answer, or None where it failed and the task waits again."""
         try:
-            answer = ray.get(ref)
+            return ray.get(ref)
         except RayError as error:
             if isinstance(getattr(error, "cause", None), FloatingPointError):
                 # It would be the same again, and the worker is well.
@@ -223,8 +247,9 @@ class PoolDenoiser:
             _LOG.warning("did not answer: %s", error, extra={"worker": assignment.worker})
             self._pool.fail.remote(assignment, reason(error), is_lost)
             return None
-        self._pool.complete.remote(assignment, getattr(answer, "forward_s", None))
-        return answer
+
+    def _complete(self, answers: list[tuple[Assignment, float | None]]) -> None:
+        self._asked.append(self._pool.complete.remote(self._video, answers))
 
 
 class _TaskError(RuntimeError):
@@ -235,13 +260,26 @@ class _TaskError(RuntimeError):
         self.task = task
 
 
+def _ready(refs: Sequence[Any]) -> list[Any]:
+    """All that are ready, as soon as one is."""
+    ray.wait(refs, num_returns=1)
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+    return ready
+
+
 def _shared_anchor(anchors: dict[str, Any], forward: Forward, latents_BFCHW: Tensor) -> Any:
-    """The anchor's clip as a reference that all batches of its path share, or None."""
+    """The anchor's clip, as all batches of its path share it, or None."""
     if forward.anchor is None or forward.is_anchor:
         return None
     if forward.path not in anchors:
-        anchors[forward.path] = ray.put(_array(gather_clips(latents_BFCHW, [forward.anchor])))
+        clip = _array(gather_clips(latents_BFCHW, [forward.anchor]))
+        anchors[forward.path] = _shared(clip, clip.nbytes)
     return anchors[forward.path]
+
+
+def _shared(value: Any, num_bytes: int) -> Any:
+    """An argument of many calls: a reference, or itself where it is cheaper to send along."""
+    return value if num_bytes <= _SENT_ALONG_BYTES else ray.put(value)
 
 
 def _clip_bytes(batch: WindowBatch) -> int:

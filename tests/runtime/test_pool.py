@@ -55,6 +55,11 @@ async def taken(pool: Pool, video: str) -> list[Assignment]:
     return found
 
 
+async def submitted(pool: Pool, video: str, groups: list[None], sticky: bool) -> list[Assignment]:
+    """What is granted for a step, at once or as soon as a worker is ready."""
+    return await pool.submit(video, groups, sticky) or await taken(pool, video)
+
+
 async def ready(pool: Pool, count: int) -> None:
     while (await pool.occupancy()).ready < count:
         await asyncio.sleep(0)
@@ -67,16 +72,12 @@ def test_a_busy_worker_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPa
         pool = await pool_of(2)
         await pool.open("first", 0, [])
         await ready(pool, 2)
-        await pool.submit("first", [None] * 8, False)
-        await ready(pool, 2)
-        granted = await taken(pool, "first")
-        while len(granted) < 4:
-            granted += await taken(pool, "first")
+        granted = await pool.submit("first", [None] * 8, False)
+        assert len(granted) == 4
         monkeypatch.setattr(pool_module, "_IDLE_S", 0.0)
         await pool.open("second", 0, [])
         await pool.submit("second", [None], False)
-        for assignment in granted:
-            await pool.complete(assignment, 1.0)
+        await pool.complete("first", [(assignment, 1.0) for assignment in granted])
         assert (await pool.occupancy()).busy_s == 4
 
     asyncio.run(scenario())
@@ -89,11 +90,63 @@ def test_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
         dead = asyncio.create_task(pool.take("video"))
         await asyncio.sleep(0)
         await pool.open("video", 0, [])
-        await pool.submit("video", [None], False)
-        (assignment,) = await taken(pool, "video")
+        (assignment,) = await submitted(pool, "video", [None], False)
         assert await asyncio.wait_for(dead, 30) == []
-        await pool.complete(assignment, 1.0)
+        assert await pool.complete("video", [(assignment, 1.0)]) == []
         assert (await pool.occupancy()).busy_s == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_late_answer_of_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
+    async def scenario() -> None:
+        pool = await pool_of(1)
+        await pool.open("video", 0, [])
+        (late,) = await submitted(pool, "video", [None], False)
+        await pool.open("video", 0, [])
+        await ready(pool, 1)
+        assert await pool.complete("video", [(late, 1.0)]) == []
+        (assignment,) = await submitted(pool, "video", [None], False)
+        assert await pool.complete("video", [(late, 1.0)]) == []
+        assert await pool.complete("video", [(assignment, 2.0)]) == []
+        assert (await pool.occupancy()).busy_s == 2
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_is_told_what_is_granted_and_others_are_told_without_asking() -> None:
+    async def scenario() -> None:
+        pool = await pool_of(1)
+        await pool.open("first", 0, [])
+        await ready(pool, 1)
+        first, second = await pool.submit("first", [None] * 3, False)
+        await pool.open("second", 1, [])
+        waits = asyncio.create_task(pool.take("second"))
+        assert await pool.submit("second", [None], False) == []
+        assert await pool.complete("first", [(first, 1.0)]) == []
+        (other,) = await asyncio.wait_for(waits, 30)
+        assert other.video == "second"
+        waits = asyncio.create_task(pool.take("first"))
+        assert await pool.complete("first", [(second, 1.0)]) == []
+        assert await pool.complete("second", [(other, 1.0)]) == []
+        (last,) = await asyncio.wait_for(waits, 30)
+        assert (last.video, last.task) == ("first", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_video_that_fails_is_told_while_it_waits_for_nothing_else() -> None:
+    async def scenario() -> None:
+        pool = await pool_of(1)
+        await pool.open("video", 0, [])
+        (granted,) = await submitted(pool, "video", [None], False)
+        waits = asyncio.create_task(pool.take("video"))
+        for _ in range(2):
+            await pool.fail(granted, "died", True)
+            (granted,) = await asyncio.wait_for(waits, 30)
+            waits = asyncio.create_task(pool.take("video"))
+        await pool.fail(granted, "died", True)
+        assert await asyncio.wait_for(waits, 30) == Failure(0, "failed 3 times: died")
 
     asyncio.run(scenario())
 
@@ -104,15 +157,14 @@ def test_a_video_that_failed_takes_no_worker_from_others() -> None:
     async def scenario() -> None:
         pool = await pool_of(1)
         await pool.open("bad", 0, [])
-        await pool.submit("bad", [None], True)
-        found = await asyncio.wait_for(pool.take("bad"), 30)
+        found: list[Assignment] | Failure = await submitted(pool, "bad", [None], True)
         while not isinstance(found, Failure):
             await pool.fail(found[0], "no tokenizer", True)
             found = await asyncio.wait_for(pool.take("bad"), 30)
         assert (found.task, found.reason) == (0, "failed 3 times: no tokenizer")
         await pool.open("good", 0, [])
-        await pool.submit("good", [None], True)
-        assert [granted.video for granted in await taken(pool, "good")] == ["good"]
+        granted = await submitted(pool, "good", [None], True)
+        assert [one.video for one in granted] == ["good"]
 
     asyncio.run(scenario())
 
@@ -120,12 +172,11 @@ def test_a_video_that_failed_takes_no_worker_from_others() -> None:
 def test_a_pool_that_was_started_anew_does_not_know_a_video_until_it_is_opened() -> None:
     async def scenario() -> None:
         pool = Pool(DenoiserResources(), was_lost=True)
-        await pool.submit("video", [None], False)
+        assert await pool.submit("video", [None], False) is None
         assert await pool.take("video") is None
         assert (await pool.occupancy()).workers == 0
         await pool.open("video", 0, workers(1))
-        await pool.submit("video", [None], False)
-        (assignment,) = await taken(pool, "video")
+        (assignment,) = await submitted(pool, "video", [None], False)
         assert assignment.step == 1
         (line,) = await pool.notices()
         assert line.startswith("the pool died and is started anew")
