@@ -1,33 +1,41 @@
-"""Bench of the dispatch: simulated denoisers, that sleep, on the real pool."""
+"""Bench of the dispatch: simulated denoisers, that sleep, on the real pool, beside the same load in
+the simulation."""
 
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
-from typing import Any
+import statistics
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import click
 
 from glc_ray.cli import FrontDoor
-from glc_ray.config import PipelineSpec, VideoJob
 
-_WINDOW_SIZE = 13
-_SHAPE = (4, 2, 2)
-"""Channels, height and width: next to nothing is moved, so that dispatch alone is measured."""
+if TYPE_CHECKING:
+    from glc_ray.bench_pool import Load, MessageCosts, PoolRun
+    from glc_ray.runtime.simulate_farm import FarmModel
+
+_MIXED = (0.5, 1.0, 2.0)
 
 
 @click.command(cls=FrontDoor)
-@click.option("--workers", default=8, metavar="N", help="Simulated denoisers. [8]")
-@click.option("--latent-frames", default=301, metavar="K",
-              help="Of each video; 301 are 75 windows of 13 or so. [301]")  # fmt: skip
-@click.option("--window-s", default=0.05, metavar="S", help="Each sleeps for a window. [0.05]")
-@click.option("--videos", default=1, metavar="V", help="In flight at once. [1]")
-@click.option("--steps", default=4, metavar="N", help="Of each video. [4]")
-@click.option("--coordinator-s", default=0.0, metavar="S",
+@click.option("--workers", type=click.IntRange(min=1), default=8, metavar="N",
+              help="Simulated denoisers. [8]")  # fmt: skip
+@click.option("--latent-frames", type=click.IntRange(min=13), default=301, metavar="K",
+              help="Of each video; 301 are 74 windows of 13. [301]")  # fmt: skip
+@click.option("--window-s", type=click.FloatRange(min=0, min_open=True), default=0.05, metavar="S",
+              help="Each sleeps for a window. [0.05]")  # fmt: skip
+@click.option("--videos", type=click.IntRange(min=1), default=1, metavar="V",
+              help="In flight at once. [1]")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), default=4, metavar="N",
+              help="Of each video. [4]")  # fmt: skip
+@click.option("--coordinator-s", type=click.FloatRange(min=0), default=0.0, metavar="S",
               help="Each coordinator sleeps between steps. [0]")  # fmt: skip
-@click.option("--telemetry-pairs", "pairs", default=0, metavar="N",
+@click.option("--telemetry-pairs", "pairs", type=click.IntRange(min=0), default=0, metavar="N",
               help="Compare telemetry on and off, N times one after the other. [0]")  # fmt: skip
+@click.option("--check", is_flag=True,
+              help="Mixed speeds, a death, and how far the simulation is off.")  # fmt: skip
 def dispatch(
     workers: int,
     latent_frames: int,
@@ -36,169 +44,62 @@ def dispatch(
     steps: int,
     coordinator_s: float,
     pairs: int,
+    check: bool,
 ) -> None:
     """Windows through the real pool to denoisers that only sleep: share of the ideal.
 
-    The ideal are full rounds of all workers. Beside it, what the simulation foresees.
+    The ideal are full rounds of all workers. Beside it, what the simulation foresees; with --check
+    it is told what messages cost one worker here, and workers differ, of which one dies.
     """
+    from glc_ray.bench_pool import Load, MessageCosts, message_costs, sleepers_job, through_the_pool
     from glc_ray.runtime.cluster import connected
-    from glc_ray.runtime.simulate_farm import FarmModel, simulate_farm
 
-    job = _job(latent_frames, steps)
-    tasks = _groups(job, latent_frames)
-    load = _Load(job, latent_frames, workers, window_s, videos, steps, coordinator_s)
-    with connected("local", job.pipeline):
+    load = Load(
+        speeds=tuple(islice(cycle(_MIXED if check else (1.0,)), workers)),
+        latent_frames=latent_frames,
+        window_s=window_s,
+        num_videos=videos,
+        num_steps=steps,
+        coordinator_s=coordinator_s,
+        killed=((0, window_s),) if check else (),
+    )
+    with connected("local", sleepers_job(load).pipeline):
         if pairs:
             _compare(load, pairs)
             return
-        seconds, occupancy = _through_the_pool(load)
-    rounds_s = math.ceil(len(tasks) / workers) * window_s
-    foreseen = simulate_farm(
-        FarmModel(
-            speeds=(1.0,) * workers,
-            num_videos=videos,
-            num_steps=steps,
-            groups=tuple(tasks),
-            window_s=window_s,
-            coordinator_s=coordinator_s,
-            in_flight=videos,
-        )
-    )
-    click.echo(
-        f"{videos} video(s) of {steps} steps of {len(tasks)} batches of {1000 * window_s:.0f} ms, "
-        f"{workers} simulated workers: {seconds / steps / videos:.3f} s a step"
-    )
-    if videos == 1:
-        step_s = seconds / steps - coordinator_s
-        click.echo(f"share of the ideal ({rounds_s:.2f} s): {rounds_s / step_s:.3f}")
-    click.echo(
-        f"occupancy {occupancy:.3f}, in the simulation {foreseen.occupancy:.3f}; "
-        f"seconds {seconds:.2f}, in the simulation {foreseen.makespan_s:.2f}"
+        costs = message_costs(window_s) if check else MessageCosts(0.0, 0.0)
+        run = through_the_pool(load)
+    _show(load, run, costs)
+
+
+def farm_model(load: Load, costs: MessageCosts, restart_s: float) -> FarmModel:
+    """The same load for the simulation."""
+    from glc_ray.runtime.simulate_farm import FarmModel
+
+    return FarmModel(
+        speeds=load.speeds,
+        num_videos=load.num_videos,
+        num_steps=load.num_steps,
+        groups=load.groups,
+        window_s=load.window_s,
+        coordinator_s=load.coordinator_s,
+        latency_s=costs.latency_s,
+        task_s=costs.task_s,
+        in_flight=load.num_videos,
+        killed=load.killed,
+        restart_s=restart_s,
     )
 
 
-def simulated_groups(latent_frames: int) -> tuple[str | None, ...]:
-    """The groups of the windows of a simulated step, as the pool is told."""
-    return tuple(_groups(_job(latent_frames, 1), latent_frames))
-
-
-def _job(latent_frames: int, steps: int) -> VideoJob:
-    from glc_ray.pipeline_file import load_pipeline
-
-    frames = 4 * (latent_frames - 1) + 1
-    options = [
-        ("video.num_frames", frames),
-        ("sampling.num_steps", steps),
-        ("denoise.batch_size", 1),
-    ]
-    spec: PipelineSpec = load_pipeline("toyworld", options)
-    return VideoJob(prompt="simulated", pipeline=spec)
-
-
-def _facts(latent_frames: int) -> Any:
-    from glc_ray.protocols import ModelFacts
-
-    channels, height, width = _SHAPE
-    return ModelFacts(
-        window_size=_WINDOW_SIZE,
-        temporal_ratio=4,
-        spatial_ratio=1,
-        latent_channels=channels,
-        height=height,
-        width=width,
-    )
-
-
-def _groups(job: VideoJob, latent_frames: int) -> list[str | None]:
-    """The groups of the batches of a step."""
-    from glc_ray.forwards import ForwardPlanner
-
-    facts = _facts(latent_frames)
-    forwards = ForwardPlanner(job, facts).forwards(_plan(job, latent_frames, 0))
-    return [None if forward.anchor is None else forward.path for forward in forwards]
-
-
-def _plan(job: VideoJob, latent_frames: int, step: int) -> Any:
-    from glc_ray.methods.glc import GLC
-
-    glc = GLC(
-        num_latent_frames=latent_frames,
-        window_size=_WINDOW_SIZE,
-        seed=job.seed,
-        options=job.pipeline.glc,
-    )
-    return glc.plan(step, 999 - step)
-
-
-class _Sleeper:
-    """A simulated denoiser: it sleeps, and answers zeros."""
-
-    def __init__(self, window_s: float) -> None:
-        import uuid
-
-        self._window_s = window_s
-        self._life = uuid.uuid4().hex
-
-    def ready(self) -> str:
-        return self._life
-
-    def encode_prompts(self, prompts: Any, negative_prompt: str) -> dict[str, Any]:
-        return {}
-
-    def denoise(self, batch: Any, conditioning: Any, anchor: Any = None) -> Any:
-        from glc_ray.runtime.messages import WindowBatchResult
-
-        time.sleep(self._window_s)
-        return WindowBatchResult(batch.clips_BFCHW, self._window_s, 0)
-
-
-class _Driver:
-    """A coordinator without mathematics: it sleeps between steps."""
-
-    def __init__(self, farm: Any, job: VideoJob, latent_frames: int) -> None:
-        from glc_ray.forwards import ForwardPlanner
-        from glc_ray.runtime.pool_denoiser import PoolDenoiser
-
-        self._job, self._latent_frames = job, latent_frames
-        planner = ForwardPlanner(job, _facts(latent_frames))
-        recorder = farm.telemetry.recorder()
-        self._denoiser = PoolDenoiser(farm.pool, farm.workers, planner, recorder=recorder)
-
-    def ready(self) -> None:
-        pass
-
-    def run(self, steps: int, coordinator_s: float) -> None:
-        import torch
-
-        latents = torch.zeros(1, self._latent_frames, *_SHAPE)
-        for step in range(steps):
-            for _ in self._denoiser.denoise(latents, _plan(self._job, self._latent_frames, step)):
-                pass
-            time.sleep(coordinator_s)
-
-
-@dataclass(frozen=True)
-class _Load:
-    """What goes through the pool."""
-
-    job: VideoJob
-    latent_frames: int
-    workers: int
-    window_s: float
-    videos: int
-    steps: int
-    coordinator_s: float
-
-
-def _compare(load: _Load, pairs: int) -> None:
+def _compare(load: Load, pairs: int) -> None:
     """Print what telemetry costs: pairs of runs, of which the first is on and off in turn, since
     the seconds of a shared machine drift."""
-    import statistics
+    from glc_ray.bench_pool import through_the_pool
 
     ratios = []
     for pair in range(pairs):
         took = {
-            is_on: _through_the_pool(load, telemetry=is_on)[0]
+            is_on: through_the_pool(load, telemetry=is_on).seconds
             for is_on in ((True, False) if pair % 2 else (False, True))
         }
         ratios.append(took[True] / took[False])
@@ -208,29 +109,34 @@ def _compare(load: _Load, pairs: int) -> None:
     )
 
 
-def _through_the_pool(load: _Load, *, telemetry: bool = False) -> tuple[float, float]:
-    """Seconds of all steps, and the share of them in which workers were busy."""
-    import ray
+def _show(load: Load, run: PoolRun, costs: MessageCosts) -> None:
+    from glc_ray.runtime.simulate_farm import simulate_farm
 
-    from glc_ray.runtime.farm import start_farm
-    from glc_ray.runtime.metrics import Telemetry
-
-    sleeper = ray.remote(_Sleeper).options(num_cpus=0)
-    workers = [sleeper.remote(load.window_s) for _ in range(load.workers)]
-    resources = load.job.pipeline.resources
-    counted = Telemetry("bench", is_on=telemetry)
-    farm = start_farm("", workers, resources.denoisers, telemetry=counted)
-    driver = ray.remote(_Driver).options(num_cpus=0)
-    jobs = [load.job.model_copy(update={"seed": seed}) for seed in range(load.videos)]
-    drivers = [driver.remote(farm, one, load.latent_frames) for one in jobs]
-    ray.get([one.ready.remote() for one in drivers])
-    # Once for whatever is loaded late, then for the clock.
-    ray.get([one.run.remote(1, 0.0) for one in drivers])
-    before = ray.get(farm.pool.occupancy.remote()).busy_s
-    start = time.perf_counter()
-    ray.get([one.run.remote(load.steps, load.coordinator_s) for one in drivers])
-    seconds = time.perf_counter() - start
-    busy_s = ray.get(farm.pool.occupancy.remote()).busy_s - before
-    for actor in (*drivers, *workers, farm.pool, farm.board):
-        ray.kill(actor)
-    return seconds, busy_s / seconds / load.workers
+    foreseen = simulate_farm(farm_model(load, costs, run.restart_s))
+    num_workers, num_tasks = len(load.speeds), len(load.groups)
+    step_s = run.seconds / load.num_steps
+    click.echo(
+        f"{load.num_videos} video(s) of {load.num_steps} steps of {num_tasks} windows of "
+        f"{1000 * load.window_s:.0f} ms, {num_workers} simulated workers: "
+        f"{step_s / load.num_videos:.3f} s a step"
+    )
+    if load.killed:
+        click.echo(
+            f"a message costs {1000 * costs.latency_s:.1f} ms where a worker waits for it, "
+            f"{1000 * costs.task_s:.1f} ms where the next window is there; worker "
+            f"{load.killed[0][0]} died, and was back after {run.restart_s:.1f} s"
+        )
+    elif load.num_videos == 1:
+        ideal_s = math.ceil(num_tasks / num_workers) * load.window_s
+        share = ideal_s / (step_s - load.coordinator_s)
+        click.echo(f"share of the ideal ({ideal_s:.2f} s): {share:.3f}")
+    occupancy = run.busy_s / run.seconds / num_workers
+    simulated = foreseen.busy_s / foreseen.makespan_s / num_workers
+    click.echo(
+        f"occupancy {occupancy:.3f}, in the simulation {simulated:.3f} "
+        f"({simulated / occupancy - 1:+.1%}); seconds {run.seconds:.2f}, in the simulation "
+        f"{foreseen.makespan_s:.2f}; windows given out {run.grants}, in the simulation "
+        f"{foreseen.num_grants}"
+    )
+    costs_ms = (f"{kind} {1000 * s / run.num_windows:.2f} ms" for kind, s in run.cpu_s.items())
+    click.echo(f"CPU time a window: {', '.join(costs_ms)}")

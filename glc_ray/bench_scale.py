@@ -57,11 +57,11 @@ def scale(
     which window is decided by the code that decides it on a cluster. Left out are transfers of
     more than a message, decoding and storage. No cluster is started.
     """
-    from glc_ray.bench_dispatch import simulated_groups
+    from glc_ray.bench_pool import Load
     from glc_ray.runtime.simulate_farm import FarmModel, simulate_farm
 
     chance = random.Random(0)  # noqa: S311
-    groups = simulated_groups(latent_frames)
+    groups = Load((1.0,), latent_frames, window_s).groups
     in_flight = in_flight or math.ceil(_TASKS_A_WORKER * workers / len(groups))
     model = FarmModel(
         speeds=tuple(chance.choice((0.5, 1.0, 2.0)) if mixed else 1.0 for _ in range(workers)),
