@@ -58,7 +58,7 @@ def test_a_catalog_in_a_bucket_renders_into_a_bucket_and_is_found_done(
     assert {line: row.status for line, row in rows.items()} == {1: "done", 2: "invalid"}
     assert (bucket / "out" / rows[1].path).stat().st_size > 1000
     told = CliRunner().invoke(status, [place.location, "--json"])
-    assert told.exit_code == 0, told.output
+    assert told.exit_code == 1, "a row is invalid"
     assert SECRET_KEY not in told.output
     assert json.loads(told.output)["run"]["state"] == "done"
 
