@@ -142,7 +142,7 @@ class TestAttentionLayers:
     def test_kernels_of_diffusers_backends(self, backbone: WanBackbone) -> None:
         """A backend that is set once the processors are installed is used by the changed path."""
         transformer, usual = backbone.transformer, self.run(backbone, None)
-        # That names it for all models, up to the end of the block; here the processors must know it.
+        # That names it for all models, to the end of the block; here the processors must know it.
         with attention_backend("native"):
             transformer.set_attention_backend("_native_math")
             with attention_backend("native"):
