@@ -104,8 +104,7 @@ def render(
     else:
         record = _render(load_pipeline(pipeline or "toyworld", asked), prompt, seed or 0, way)
     if record.status != "done":
-        log = f"\nlog: {record.log}" if record.log else ""
-        raise RenderError(f"{record.name}: {record.error}{log}")
+        raise RenderError(record.failure)
     return record
 
 

@@ -30,6 +30,8 @@ class CatalogEnd:
     """Asked for by an earlier row, too."""
     report: str = ""
     """Where the report page is, for people; empty: none was asked for."""
+    first_failure: str = ""
+    """Name, error and log file of the first video that failed."""
 
     def tell(self, echo: Callable[[str], None]) -> None:
         """In words.
@@ -50,9 +52,10 @@ class CatalogEnd:
         if self.report:
             echo(f"report         {self.report}")
         if self.failed or self.invalid:
+            first = f"\nthe first: {self.first_failure}" if self.first_failure else ""
             raise RenderError(
                 f"{self.failed} failed and {self.invalid} invalid of {self.total}; the manifest "
-                "says why. The same command again tries what failed once more"
+                f"says why. The same command again tries what failed once more{first}"
             )
 
 
@@ -132,14 +135,16 @@ def render_catalog(
     )
     place = Output(output)
     place.prepare()
+    first_failure = ""
     with Run(place, keep_latents=keep_latents, waits=wait, stops=stops, report=report) as run:
         spec = load_pipeline(name, asked)
         with run.connected(address, spec):
             queue = run.fill(catalog, jobs, strict=strict, force=force)
             groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
             with shown(run.progress, queue.queued, quiet, spec.resources.log_format):
-                for _ in run.render(groups, address):
-                    pass
+                for record in run.render(groups, address):
+                    if record.status == "failed" and not first_failure:
+                        first_failure = record.failure
     ended = run.ended
     return CatalogEnd(
         output=place.uri(),
@@ -151,4 +156,5 @@ def render_catalog(
         skipped=queue.done,
         repeated=queue.repeated,
         report=place.uri(REPORT_PAGE) if report else "",
+        first_failure=first_failure,
     )

@@ -114,19 +114,25 @@ class DataFiles:
         if page_row.video is not None:
             self._write(f"videos/{row['id']}.js", "video", page_row.video)
         number = self._known[row["id"]][0] if row["id"] in self._known else self._open_chunk()
-        chunk = self._chunks[number]
-        if chunk.rows is None:
-            chunk.rows = self._read(number)[0]
+        chunk, rows = self._to_change(number)
         if row["id"] in self._known:
             place = chunk.ids.index(row["id"])
-            chunk.counts[chunk.rows[place]["status"]] -= 1
-            chunk.rows[place] = row
+            chunk.counts[rows[place]["status"]] -= 1
+            rows[place] = row
         else:
             chunk.ids.append(row["id"])
-            chunk.rows.append(row)
+            rows.append(row)
         chunk.counts[row["status"]] += 1
-        chunk.is_changed = True
         self._known[row["id"]] = number, row["finished_at"]
+
+    def drop(self, video: str) -> None:
+        """Remove a video's row, if it has one; ``flush`` stores that."""
+        if video not in self._known:
+            return
+        chunk, rows = self._to_change(self._known.pop(video)[0])
+        place = chunk.ids.index(video)
+        del chunk.ids[place]
+        chunk.counts[rows.pop(place)["status"]] -= 1
 
     def flush(self, facts: Json) -> None:
         """Store the rows that were put, and then the index, with ``facts`` in it."""
@@ -146,6 +152,14 @@ class DataFiles:
             "files": [chunk.entry() for chunk in self._chunks],
         }
         self._write("index.js", "index", index)
+
+    def _to_change(self, number: int) -> tuple[_Chunk, list[Json]]:
+        """A file of rows, and its rows."""
+        chunk = self._chunks[number]
+        if chunk.rows is None:
+            chunk.rows = self._read(number)[0]
+        chunk.is_changed = True
+        return chunk, chunk.rows
 
     def _open_chunk(self) -> int:
         if not self._chunks or len(self._chunks[-1].ids) >= ROWS_PER_FILE:

@@ -18,7 +18,7 @@ from glc_ray.report_page.rows import Json, page_id, page_row
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
 from glc_ray.store.paths import REPORT_PAGE, preview_sheet_path
-from glc_ray.store.record import VideoRecord
+from glc_ray.store.record import OUTDATED, VideoRecord
 from glc_ray.store.run_status import RunStatus
 from glc_ray.store.storage import OutsideError
 
@@ -65,7 +65,7 @@ class Report:
                 self._put(VideoRecord(**values))
 
     def add(self, record: VideoRecord) -> None:
-        """A video came to its end; the next ``write`` shows it."""
+        """A video came to its end, or a row is outdated; the next ``write`` shows it."""
         self._added.append(record)
 
     def write(
@@ -109,6 +109,9 @@ class Report:
         return missing
 
     def _put(self, record: VideoRecord) -> None:
+        if record.status == OUTDATED:
+            self._files.drop(page_id(record.id))
+            return
         self._files.put(page_row(record, self._scores(record), self._preview_sheet(record)))
 
     def _scores(self, record: VideoRecord) -> ScoresFile | None:

@@ -54,7 +54,7 @@ class Reporting(AbstractContextManager["Reporting"]):
         self._thread.join(_LAST_S if self._is_stopped else None)
 
     def add(self, record: VideoRecord) -> None:
-        """A video came to its end."""
+        """A video came to its end, or a row is outdated."""
         self._report.add(record)
 
     def _keep(self) -> None:

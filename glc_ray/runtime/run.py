@@ -190,19 +190,23 @@ class Run:
         """Put right rows that are true no more, now and whenever a video takes another's name."""
         self._names = Names(self._place, asked)
         for row in self._names.outdated():
-            self._manifest.add(row)
+            self._put(row)
 
     def add(self, record: VideoRecord) -> None:
-        """Put a row into the manifest."""
-        self._manifest.add(record)
-        if self._reporting is not None:
-            self._reporting.add(record)
+        """A video came to its end: put its row into the manifest."""
+        self._put(record)
         replaced = self._names.replaced(record) if self._names is not None else None
         if replaced is not None:
-            self._manifest.add(replaced)
+            self._put(replaced)
         self._ended[record.status] += 1
         if record.status != "invalid":
             self._last.append(VideoProgress(record.name, record.status))
+
+    def _put(self, row: VideoRecord) -> None:
+        """Into the manifest, and onto the page that shows it."""
+        self._manifest.add(row)
+        if self._reporting is not None:
+            self._reporting.add(row)
 
     def render(self, groups: Sequence[Group], address: str | None) -> Iterator[VideoRecord]:
         """Render all videos; yields the record of each, which is in the manifest.

@@ -90,6 +90,12 @@ class VideoRecord:
     finished_at: float = 0.0
     """When it came to this status, in seconds since 1970."""
 
+    @property
+    def failure(self) -> str:
+        """Its name, why it failed and, in a line of its own, which log tells more."""
+        log = f"\nlog: {self.log}" if self.log else ""
+        return f"{self.name}: {self.error}{log}"
+
 
 def invalid_record(
     location: str, line: int, error: str, *, name: str = "", prompt: str = ""

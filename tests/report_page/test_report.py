@@ -23,6 +23,7 @@ from glc_ray.report_page.report import Report
 from glc_ray.report_page.rows import curve, page_id, page_row
 from glc_ray.store.manifest import VideoRecord
 from glc_ray.store.output import Output
+from glc_ray.store.record import outdated_record
 from glc_ray.store.run_status import RunStatus
 from tests.report_page.outputs import job, many, record, store_rows, store_video
 
@@ -89,6 +90,29 @@ def test_a_video_with_all_its_files(output: Output, tmp_path: Path) -> None:
         key: value for key, value in json.loads(one.specification).items() if value or key == "seed"
     }
     assert len(output.list("report/data/videos")) == 1
+
+
+def test_a_row_that_is_outdated_leaves_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", 4)
+    output = Output(str(tmp_path))
+    records = many(9)
+    store_rows(output, *records)
+    report = synced(output)
+    gone, last = records[1], records[8]
+    for one in (gone, last, gone):
+        report.add(outdated_record(one.id, one.name, "another video has its name"))
+    report.write(None)
+    assert rows(output) == expected([one for one in records if one not in (gone, last)])
+    # One that comes again, and a report that reads what is there.
+    report.add(last)
+    report.write(None)
+    store_rows(output, outdated_record(gone.id, gone.name, "another video has its name"))
+    before = versions(output)
+    synced(output)
+    assert changed(output, before) == ["report/data/index.js", "report/index.html"]
+    assert rows(output) == expected([one for one in records if one is not gone])
 
 
 def test_only_what_changed_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
