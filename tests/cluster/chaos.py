@@ -10,6 +10,7 @@ random time after it, since most of the seconds of so small a run are its start.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import random
 import signal
@@ -69,16 +70,21 @@ class Work:
     @classmethod
     def of(cls, output: Path) -> Work:
         """What is there now."""
-        work = cls(num_videos=len(list(output.glob("videos/*.mp4"))))
-        for path in output.glob(".work/*/checkpoints/*.safetensors"):
+        work = cls(num_videos=len(_files(output, "videos/*.mp4")))
+        for path in _files(output, ".work/*/checkpoints/*.safetensors"):
             video, step = path.parts[-3], int(path.name.split(".")[0])
             work.steps[video] = max(step, work.steps.get(video, 0))
-        for path in output.glob(".work/*/segments/*/*.json"):
+        for path in _files(output, ".work/*/segments/*/*.json"):
             work.segments.add((path.parts[-4], path.name.split(".")[0]))
-        for path in output.glob(".work/*/segments/*/*.claim"):
+        for path in _files(output, ".work/*/segments/*/*.claim"):
             segment, attempt, _, _ = path.name.split(".")
             work.begun.add((path.parts[-4], segment, attempt))
         return work
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """What is there; unlike ``Path.glob`` it may leave while it is looked for."""
+    return [folder / name for name in glob.glob(pattern, root_dir=folder)]
 
 
 @dataclass(frozen=True)
