@@ -83,8 +83,9 @@ class Work:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """What is there; unlike ``Path.glob`` it may leave while it is looked for."""
-    return [folder / name for name in glob.glob(pattern, root_dir=folder)]
+    """What is there, of folders that may leave while they are looked through."""
+    # Path.glob raises FileNotFoundError then.
+    return [folder / name for name in glob.glob(pattern, root_dir=folder)]  # noqa: PTH207
 
 
 @dataclass(frozen=True)
