@@ -77,7 +77,7 @@ class Nodes:
         command += [f"--dashboard-host={HEAD}", f"--dashboard-port={dashboard}"]
         command += [f"--dashboard-agent-listen-port={free_port()}", *options]
         self._start(command)
-        _wait_for(HEAD, int(dashboard), self.processes[0])
+        wait_for(HEAD, int(dashboard), self.processes[0])
 
     def _start(self, command: list[str]) -> None:
         process = subprocess.Popen(
@@ -149,7 +149,8 @@ def _children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a process that was started listens there."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

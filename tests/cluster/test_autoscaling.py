@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.nodes import HEAD, RAY, environment, free_port
+from tests.cluster.nodes import HEAD, RAY, environment, free_port, wait_for
 
 # Of one kind each, as in cluster/ray/aws.yaml and cluster/kuberay/raycluster.yaml.
 TYPES = {
@@ -22,6 +22,14 @@ TYPES = {
     "coordinators": {"CPU": 2, "coordinator": 2},
     "decoders": {"CPU": 1, "decoder": 1},
 }
+
+NO_COMMANDS = (
+    *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
+    *("initialization_commands", "setup_commands"),
+    *("head_setup_commands", "head_start_ray_commands"),
+    *("worker_setup_commands", "worker_start_ray_commands"),
+)
+"""Of nodes that are reached by SSH."""
 
 
 @pytest.fixture
@@ -33,9 +41,16 @@ def growing(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         for name, offered in TYPES.items()
     }
     config = {
+        **{key: [] for key in NO_COMMANDS},
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
         "cluster_name": "growing",
         "max_workers": 6,
-        "provider": {"type": "fake_multinode", "gcs_address": f"{HEAD}:{port}"},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"{HEAD}:{port}",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             **node_types,
@@ -60,6 +75,7 @@ def growing(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         start_new_session=True,
     )
     try:
+        wait_for(HEAD, port, head)
         yield f"{HEAD}:{port}", own
     finally:
         nodes = psutil.Process(head.pid).children(recursive=True)
