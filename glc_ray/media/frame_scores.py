@@ -85,7 +85,7 @@ class FrameScores:
         """Hand on frames (frames, height, width, 3) as they come, and let them pass by."""
         for frames in batches:
             for frame in frames:
-                self._add(eight_bits(frame))
+                self.add(eight_bits(frame))
             # A view would keep the whole batch.
             self._last = None if self._last is None else self._last.copy()
             yield frames
@@ -96,7 +96,8 @@ class FrameScores:
         assert self._last is not None
         return SegmentScores(tuple(self._change), np.stack(self._looks), self._first, self._last)
 
-    def _add(self, frame: NDArray[np.uint8]) -> None:
+    def add(self, frame: NDArray[np.uint8]) -> None:
+        """Take the scores of the next frame (height, width, 3), which nobody may change later."""
         if self._last is None:
             self._first = frame.copy()
         else:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glc_ray import __version__
+from glc_ray.evaluation.evaluation_file import read_evaluation
 from glc_ray.evaluation.video_scores import ScoresFile
 from glc_ray.foreign import from_json
 from glc_ray.report_page.data_files import DataFiles, ForeignDataError
@@ -112,7 +113,11 @@ class Report:
         if record.status == OUTDATED:
             self._files.drop(page_id(record.id))
             return
-        self._files.put(page_row(record, self._scores(record), self._preview_sheet(record)))
+        evaluation = None
+        if record.status == "done":
+            evaluation = read_evaluation(self._output, record.name, record.finished_at)
+        sheet = self._preview_sheet(record)
+        self._files.put(page_row(record, self._scores(record), sheet, evaluation))
 
     def _scores(self, record: VideoRecord) -> ScoresFile | None:
         if not record.scores:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+from glc_ray.evaluation.evaluation_file import EvaluationFile
 from glc_ray.evaluation.video_scores import ScoresFile
 from glc_ray.foreign import from_json
 from glc_ray.store.record import VideoRecord
@@ -40,8 +41,14 @@ class PageRow:
     """The part of its specification that it shares with others; ``row["pipeline"]`` names it."""
 
 
-def page_row(record: VideoRecord, scores: ScoresFile | None, preview_sheet: str = "") -> PageRow:
-    """A manifest row as the page shows it, with its scores and its preview sheet's path, if any."""
+def page_row(
+    record: VideoRecord,
+    scores: ScoresFile | None,
+    preview_sheet: str = "",
+    evaluation: EvaluationFile | None = None,
+) -> PageRow:
+    """A manifest row as the page shows it, with its scores, its preview sheet's path and its
+    evaluation, if any."""
     row: Json = {"id": page_id(record.id)}
     for column in _COLUMNS:
         if value := getattr(record, column):
@@ -67,6 +74,12 @@ def page_row(record: VideoRecord, scores: ScoresFile | None, preview_sheet: str 
             "curve": curve(scores.change),
         }
         video["scores"] = json.loads(scores.to_json())
+    if evaluation is not None:
+        video["evaluation"] = {
+            "num_frames": evaluation.num_frames,
+            "values": dict(evaluation.values),
+            "curves": {name: asdict(curve) for name, curve in evaluation.curves.items()},
+        }
     if video:
         row["has_video_file"] = True
         video["id"] = row["id"]

@@ -63,6 +63,13 @@ def connected(
         nothing = {"num_cpus": 0, "num_gpus": 0, "custom": {}}
         none = resources.denoisers.model_copy(update=nothing)
         resources = resources.model_copy(update={"denoisers": none})
+    with connected_with(address, resources):
+        yield
+
+
+@contextmanager
+def connected_with(address: str | None, resources: ResourcesSpec) -> Iterator[None]:
+    """As ``connected``, with what must fit."""
     if ray.is_initialized():
         _check_room(resources)
         yield

@@ -6,6 +6,8 @@ OUTPUT/contact_sheets/NAME.png
 OUTPUT/previews/NAME.jpg            six pictures without text
 OUTPUT/previews/NAME.png            pictures of what it was while it was denoised, if asked for
 OUTPUT/scores/NAME.json             change and drift of every frame
+OUTPUT/evaluation/NAME.json         what `glc-ray evaluate` found, with curves
+OUTPUT/scores.parquet               and of all videos, one row a video and score
 OUTPUT/report/                      the report page
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet
@@ -22,6 +24,7 @@ OUTPUT/.work/run.json               what the run says of itself
 from __future__ import annotations
 
 MANIFEST = "manifest.parquet"
+EVALUATION = "scores.parquet"
 MANIFEST_PARTS = ".work/manifest"
 QUEUE = ".work/queue"
 LEASE = ".work/lease"
@@ -54,6 +57,11 @@ def preview_sheet_path(name: str) -> str:
 def scores_path(name: str) -> str:
     """Path of the scores of a video's frames, below the output."""
     return f"scores/{name}.json"
+
+
+def evaluation_path(name: str) -> str:
+    """Path of what an evaluation found of a video, below the output."""
+    return f"evaluation/{name}.json"
 
 
 def latents_path(name: str) -> str:

@@ -4,6 +4,7 @@ Frames are (F, 64, 96, 3) uint8. The empty landscape is known exactly, so the ob
 differs from it; its shape is the drawn shape that overlaps it best at any angle.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -137,9 +138,16 @@ def long_video_scores(frames: np.ndarray, colour: str, shape: str, motion: str) 
     background_change: largest change of a frame's landscape from the first frame's, RGB distance
     averaged over the pixels that are far from the object in both.
     """
-    ground, sky = read_landscape(frames[:25])
-    readings = read_object(frames, ground, sky)
-    starts = range(0, max(len(frames) - 24, 1), 12)
+    readings = read_object(frames, *read_landscape(frames[:25]))
+    change = background_change(frames, readings)
+    return long_video_scores_of(readings, change, colour, shape, motion)
+
+
+def long_video_scores_of(
+    readings: Readings, change: float, colour: str, shape: str, motion: str
+) -> dict[str, float]:
+    """As ``long_video_scores``, from what was read off all frames and their background change."""
+    starts = range(0, max(len(readings.colours) - 24, 1), 12)
     spans = [_span(readings, start, start + 25) for start in starts]
     return {
         "present": float(np.isfinite(readings.radii).mean()),
@@ -147,8 +155,19 @@ def long_video_scores(frames: np.ndarray, colour: str, shape: str, motion: str) 
         "shape": float(np.mean([seen == shape for seen in readings.shapes])),
         "longest_step": largest_step(readings.centres),
         "motion": float(np.mean([motion_of(span) == motion for span in spans])),
-        "background_change": background_change(frames, readings),
+        "background_change": change,
     }
+
+
+def joined_readings(parts: Sequence[Readings]) -> Readings:
+    """The readings of parts of a video, in order, as one."""
+    return Readings(
+        tuple(word for part in parts for word in part.colours),
+        tuple(word for part in parts for word in part.shapes),
+        np.concatenate([part.centres for part in parts]),
+        np.concatenate([part.radii for part in parts]),
+        np.concatenate([part.overlaps for part in parts]),
+    )
 
 
 def background_change(frames: np.ndarray, readings: Readings) -> float:

