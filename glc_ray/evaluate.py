@@ -64,7 +64,7 @@ def main(
     report: bool,
     as_json: bool,
 ) -> None:
-    """Score the videos of OUTPUT, a folder or a URI that a render wrote, or of any folder of VIDEOS.
+    """Score the videos of OUTPUT, a folder or URI that a render wrote, or of a folder of VIDEOS.
 
     Of OUTPUT the scores go to OUTPUT/scores.parquet (columns id, name, prompt, score, value), with
     curves to OUTPUT/evaluation/NAME.json and the report page; the same command again evaluates only
@@ -72,7 +72,7 @@ def main(
 
     \b
     Kinds, and their scores (no download; only vbench.* are VBench's own):
-      change       temporal_flickering (VBench's formula, exactly), seam, drift
+      change       temporal_flickering (VBench's formula), seam, drift
       sharpness    sharpness
       smoothness   motion_smoothness_blend
       motion       motion_blocks, dynamic_degree_blocks
@@ -101,8 +101,8 @@ def main(
     asked = dimensions(words)
     if asked and vbench_python is None:
         raise UserError(
-            f"--scores {PREFIX}{asked[0]}: needs --vbench-python PATH, the python of an environment "
-            "that has VBench (pip install vbench, in one of its own)"
+            f"--scores {PREFIX}{asked[0]}: needs --vbench-python PATH, the python of an "
+            "environment that has VBench (pip install vbench, in one of its own)"
         )
     python = check_python(vbench_python) if vbench_python else None
     only_exports = vbench_export is not None and not words

@@ -39,7 +39,9 @@ class OpenVideo:
 def opened(path: Path) -> Iterator[OpenVideo]:
     """Read a video file, or a folder of pictures in the order of their names.
 
-    No more than a frame and what the decoder holds is in memory.
+    No more than a frame and what the decoder holds is in memory. Colours are those that the file's
+    tags say. (OpenCV, by which VBench reads, takes every file for BT.601; of those that are, frames
+    are the same bits.)
 
     Raises:
         UnreadableError: it is neither, or has no frames.
@@ -73,8 +75,7 @@ def _decoded(container: Any, stream: Any, path: Path) -> Iterator[Frame]:
     try:
         for frame in container.decode(stream):
             found = True
-            # Chroma as OpenCV scales it, whose frames VBench scores.
-            yield frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+            yield frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from None
     if not found:

@@ -14,8 +14,9 @@ class ChangeScores:
     """``temporal_flickering``, ``seam`` and ``drift``; formulas in ``media.frame_scores`` and
     ``evaluation.video_scores``.
 
-    temporal_flickering is VBench's formula on what VBench reads, the file: (255 − mean change) /
-    255, of all videos. (VBench's own protocol leaves out those that are not static.)
+    temporal_flickering is VBench's formula on the file: (255 − mean change) / 255. VBench's own
+    protocol leaves out videos that are not static; here that is nobody's choice but the reader's.
+    Its OpenCV takes every file for BT.601: of others its number differs in the fourth digit.
     """
 
     def __init__(self, facts: Facts) -> None:

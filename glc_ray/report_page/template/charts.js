@@ -14,25 +14,25 @@ function spark(values) {
 }
 
 // A plot of one number a frame.
-//   values    of frames `first`, `first` + 1, ...
+//   values    of frames `first`, `first` + `step`, ...
 //   frames    of the video
 //   marks     [[frame, share], ...]: window borders
 //   anchor    frames of the first clip
-function plot({ values, first, frames, fps, marks = [], anchor = 0, title, unit, digits }) {
+function plot({ values, first, step = 1, frames, fps, marks = [], anchor = 0, title, unit, digits }) {
   const top = niceTop(Math.max(...values, 0));
   const x = (frame) => (frame / Math.max(frames - 1, 1)) * WIDTH;
   const y = (value) => HEIGHT - (value / top) * HEIGHT;
   const cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, x1: -9, x2: -9 });
   const picture = svg("svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
-      "aria-label": `${title} of ${counted(values.length, "frame")}: ${summary(values, first, unit, digits)}` },
+      "aria-label": `${title} of ${counted(values.length, "frame")}: ${summary(values, first, step, unit, digits)}` },
     anchor ? svg("rect", { class: "anchor", x: 0, y: 0, width: x(Math.min(anchor, frames) - 1), height: HEIGHT }) : null,
     [0.5, 1].map((share) => svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: y(top * share), y2: y(top * share) })),
     marks.map(([frame, share]) =>
       svg("line", { class: "border", x1: x(frame), x2: x(frame), y1: 0, y2: HEIGHT, "stroke-opacity": 0.06 + 0.34 * share })),
-    svg("polyline", { class: "line", points: outline(values).map(([at, value]) => `${x(at + first).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }),
+    svg("polyline", { class: "line", points: outline(values).map(([at, value]) => `${x(at * step + first).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }),
     cursor);
-  const readout = el("output", { class: "readout" }, summary(values, first, unit, digits));
+  const readout = el("output", { class: "readout" }, summary(values, first, step, unit, digits));
   const figure = el("figure", { class: "plot" },
     el("figcaption", {}, el("span", { class: "plot-title" }, title), readout),
     el("div", { class: "plot-body" },
@@ -42,7 +42,7 @@ function plot({ values, first, frames, fps, marks = [], anchor = 0, title, unit,
       [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, `${number((share * (frames - 1)) / fps, 1)} s`))));
   // Show a frame: its number, and where it is.
   figure.show = (frame) => {
-    const value = values[frame - first];
+    const value = values[Math.floor((frame - first) / step)];
     cursor.setAttribute("x1", x(frame));
     cursor.setAttribute("x2", x(frame));
     readout.textContent = value === undefined
@@ -58,11 +58,11 @@ function plot({ values, first, frames, fps, marks = [], anchor = 0, title, unit,
   return figure;
 }
 
-function summary(values, first, unit, digits) {
+function summary(values, first, step, unit, digits) {
   if (!values.length) return "no values";
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const highest = values.reduce((best, value, at) => (value > values[best] ? at : best), 0);
-  return `mean ${number(mean, digits)}${unit}, highest ${number(values[highest], digits)}${unit} at frame ${highest + first}`;
+  return `mean ${number(mean, digits)}${unit}, highest ${number(values[highest], digits)}${unit} at frame ${highest * step + first}`;
 }
 
 // Of more points than a screen has, the lowest and the highest of each part, so that no peak is lost.

@@ -29,6 +29,8 @@ const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const number = (value, digits = 0) =>
   digits ? value.toLocaleString("en", { maximumFractionDigits: digits }) : WHOLE.format(value);
 
+const significant = (value) => value.toLocaleString("en", { maximumSignificantDigits: 5 });
+
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 // 0.42 s, 12 s, 3 min 20 s, 5 h 2 min, 3 d 4 h

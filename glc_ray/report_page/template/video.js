@@ -18,6 +18,7 @@ async function showVideo(dialog, row, go) {
   const shown = player(row);
   const time = gantt(row);
   const scores = el("section", { hidden: true }, el("h3", {}, "Scores"));
+  const evaluation = el("section", { hidden: true }, el("h3", {}, "Evaluation"));
   const specification = el("section", { hidden: true }, el("h3", {}, "Specification"));
   const error = el("p", { class: "error whole", dir: "auto", hidden: !row.error }, row.error || "");
   body.append(...[
@@ -25,6 +26,7 @@ async function showVideo(dialog, row, go) {
     shown.element,
     factsOf(row),
     scores,
+    evaluation,
     time ? el("section", {}, el("h3", {}, "Time"), time) : null,
     sheet(row.contact_sheet, "Contact sheet", `Contact sheet of ${row.name}: frames from its beginning to its end`),
     sheet(row.preview_sheet, "Noise to picture", `Preview sheet of ${row.name}: what it was at some steps of its denoising`),
@@ -36,6 +38,7 @@ async function showVideo(dialog, row, go) {
   if (more.prompt) heading.textContent = more.prompt;
   if (more.error) error.textContent = more.error;
   if (more.scores) fillScores(scores, more.scores, shown);
+  if (more.evaluation) fillEvaluation(evaluation, more.evaluation, row, shown);
   await fillSpecification(specification, row, more);
 }
 
@@ -95,19 +98,43 @@ function fillScores(section, scores, shown) {
     seam === null ? "" : `Seam ${number(seam, 2)}: change at the borders that every step has, by the change elsewhere. `,
     "Shaded: the clip that drift is measured from."));
   section.hidden = false;
+  follow(plots, shown, frames, scores.fps);
+}
+
+// What `glc-ray evaluate` found: numbers first, and curves for who opens them.
+function fillEvaluation(section, evaluation, row, shown) {
+  const values = Object.entries(evaluation.values);
+  if (!values.length) return;
+  section.append(el("dl", { class: "fact-list" },
+    values.map(([name, value]) => el("div", {}, el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, significant(value))))));
+  const frames = evaluation.num_frames;
+  const fps = row.fps || 8;
+  const curves = Object.entries(evaluation.curves).filter(([, curve]) => curve.values.length > 1);
+  if (curves.length && frames) {
+    const plots = curves.map(([name, curve]) => plot({
+      values: curve.values, first: curve.first, step: curve.step, frames, fps,
+      title: name.replaceAll("_", " ") + (name === "temporal_flickering" ? ": change" : name.startsWith("motion_smoothness") ? ": error" : ""),
+      unit: "", digits: 3 }));
+    section.append(el("details", {}, el("summary", {}, "Frame by frame"), ...plots));
+    follow(plots, shown, frames, fps);
+  }
+  section.hidden = false;
+}
+
+// Plots show the frame that plays or is pointed at, and a click plays from there.
+function follow(plots, { video }, frames, fps) {
   const show = (frame) => plots.forEach((one) => one.show(frame));
-  const { video } = shown;
   if (video) {
-    const follow = () => {
-      show(Math.min(Math.floor(video.currentTime * scores.fps + 1e-3), frames - 1));
-      if (!video.paused && video.isConnected) requestAnimationFrame(follow);
+    const next = () => {
+      show(Math.min(Math.floor(video.currentTime * fps + 1e-3), frames - 1));
+      if (!video.paused && video.isConnected) requestAnimationFrame(next);
     };
-    for (const event of ["play", "seeked"]) video.addEventListener(event, follow);
+    for (const event of ["play", "seeked"]) video.addEventListener(event, next);
   }
   for (const one of plots) {
     one.picture.addEventListener("pointermove", (event) => show(one.frameAt(event)));
     one.picture.addEventListener("click", (event) => {
-      if (video) video.currentTime = (one.frameAt(event) + 0.5) / scores.fps;
+      if (video) video.currentTime = (one.frameAt(event) + 0.5) / fps;
     });
   }
 }
