@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glc_ray.evaluation.evaluation_file import EvaluationFile, StoredCurve
 from glc_ray.report_page.report import Report
 from glc_ray.store.output import Output
+from glc_ray.store.paths import evaluation_path
 from glc_ray.store.run_status import RunStatus, VideoProgress
 from tests.media.clips import moving_texture
 from tests.report_page.outputs import BEGAN, job, many, record, store_rows, store_video
@@ -155,6 +157,25 @@ def test_a_video_plays_and_its_scores_follow(
     sheet.scroll_into_view_if_needed()
     sheet.evaluate("image => image.decode()")
     shot(page, tmp_path, "video")
+
+
+def test_a_video_shows_what_an_evaluation_found(open_page: OpenPage, tmp_path: Path) -> None:
+    place = Output(str(tmp_path))
+    place.prepare()
+    row = store_video(place, "ball", job("a ball"))
+    curve = StoredCurve(tuple(float(t % 7) for t in range(16)), 1, 2)
+    name = "motion_smoothness_blend"
+    file = EvaluationFile(row.finished_at, 33, 8.0, (name,), {name: 0.987654321}, {name: curve})
+    place.put_bytes(file.to_json(), evaluation_path("ball"))
+    page = open_page(made(tmp_path, row))
+    page.locator(".card-link").click()
+    section = page.locator("section", has=page.locator("h3", has_text="Evaluation"))
+    section.wait_for()
+    assert section.locator("dt").inner_text() == "motion smoothness blend"
+    assert section.locator("dd").inner_text() == "0.98765"
+    section.locator("summary").click()
+    # The highest is the seventh value, of every second frame from 1 on.
+    assert "highest 6 at frame 13" in section.locator(".readout").inner_text()
 
 
 def test_a_video_says_what_it_was_made_of(small: Path, open_page: OpenPage) -> None:

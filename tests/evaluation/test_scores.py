@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 
 import numpy as np
@@ -85,9 +86,7 @@ def test_a_fade_is_smooth_and_drifts_steadily():
     assert values(BlendSmoothness(FACTS), flat(*levels)) == {"motion_smoothness_blend": 1.0}
     found = scored(ChangeScores(Facts(anchor_frames=1)), flat(*levels))["drift"]
     # Three of four features are the colours.
-    np.testing.assert_allclose(
-        found.curve, np.array(levels) / 255 * np.sqrt(3 / 4), atol=1 / 65535
-    )
+    np.testing.assert_allclose(found.curve, np.array(levels) / 255 * np.sqrt(3 / 4), atol=1 / 65535)
 
 
 def test_seam_where_borders_are_known():
@@ -212,7 +211,7 @@ def test_real_networks_on_a_cut_and_a_still():
 
     import torch
 
-    random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
     before = random.getstate(), torch.get_rng_state()
     other = np.flip(moving_texture(60)[:, ::-1], axis=3) // 2
     frames = np.concatenate([still(30), np.repeat(other[40:41], 30, axis=0)])
@@ -305,3 +304,21 @@ def test_choosing_scores():
     assert set(DEFAULT) == set(KINDS) - {"rife", "toyworld"}
     with pytest.raises(UserError, match=r"--scores driift: no such score \(did you mean drift\?\)"):
         chosen(["driift"])
+
+
+@pytest.mark.parametrize("kind", ["change", "sharpness", "smoothness", "motion", "toyworld", "net"])
+def test_few_frames_are_held_at_once(kind):
+    """However many there are: as a chunk of the truth has at most, and the first."""
+    if kind == "net":
+        score: Score = Consistency(one_hot, FACTS)
+    else:
+        score = KINDS[kind].load()(Facts(prompt="a red ball rolls over the sea at day"))
+    alive: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+    most = 0
+    for number in range(200):
+        frame = np.full((64, 96, 3), number, np.uint8)
+        alive[number] = frame
+        score.add(frame)
+        del frame
+        most = max(most, len(alive))
+    assert most <= (65 if kind == "toyworld" else 3)
