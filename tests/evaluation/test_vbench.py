@@ -44,7 +44,8 @@ def stub(tmp_path: Path) -> str:
     )
     program = tmp_path / "python"
     program.write_text(
-        f'#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\nPYTHONPATH={site} exec {sys.executable} "$@"\n'
+        '#!/bin/sh\ntest -z "$PYTHONPATH" || exit 9\n'
+        f'PYTHONPATH={site} exec {sys.executable} "$@"\n'
     )
     program.chmod(0o755)
     return str(program)
