@@ -217,7 +217,7 @@ class VMCRSpec(_Switch):
 
 
 class GLCSpec(_Spec):
-    """GLC-Diffusion and its ablation switches."""
+    """GLC-Diffusion and its ablation switches; without either path, all frames in one window."""
 
     global_path: bool = True
     """Dilated windows over the whole video (Eq. 4, 5)."""

@@ -76,11 +76,6 @@ def test_video_shorter_than_a_native_clip() -> None:
             "glc.noise_reinit.chunk = 9: must be between 1 and 7, the model's window in latent "
             "frames; leave it out for 4",
         ),
-        (
-            [("glc.global_path", False), ("glc.local_path", False)],
-            "glc.global_path = False and glc.local_path = False: no window is left to denoise; "
-            "turn one on, for example --set glc.local_path=true",
-        ),
     ],
 )
 def test_options_that_do_not_fit_the_model(overrides: list, text: str) -> None:

@@ -11,7 +11,7 @@ from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
 from glc_ray.core.noise import reinitialise
 from glc_ray.core.vmcr import REACH, VMCRWeights, correct
-from glc_ray.core.windows import global_windows, local_windows, random_shift
+from glc_ray.core.windows import check_clip, global_windows, local_windows, random_shift
 from glc_ray.methods.fit import check_chunk, check_stride
 from glc_ray.protocols import (
     AnchorAttention,
@@ -20,7 +20,6 @@ from glc_ray.protocols import (
     Path,
     StepPlan,
     StepResult,
-    UserError,
 )
 
 
@@ -30,6 +29,10 @@ class GLC:
     At native length (K = L) with ``global_path``, ``noise_reinit`` and ``vmcr`` off it is the
     model's own sampling: one plain window a step, plain noise, no refinement. (``abam`` does
     nothing there: a path's first window is its own anchor.)
+
+    With both paths off it is the paper's ablation "w/o GLCD" (decided: its text does not say what
+    is left): one window of all K frames, as direct sampling has it, with GLC's initial noise and
+    refinement.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class GLC:
         window_size: int,
         seed: int,
         options: GLCSpec,
+        max_clip_frames: int | None = None,
     ) -> None:
         """Prepare the windows of a video.
 
@@ -47,17 +51,13 @@ class GLC:
             window_size: the model's native window L, in latent frames.
             seed: of the local windows' random shifts.
             options: parameters and ablation switches.
+            max_clip_frames: the model's longest clip in latent frames; None is no limit.
 
         Raises:
-            UserError: the stride or the noise chunk does not fit into a window, or both paths are
-                off.
-            ValueError: the video is shorter than one window.
+            UserError: the stride or the noise chunk does not fit into a window.
+            ValueError: the video is shorter than one window, or both paths are off and it is
+                longer than the longest clip.
         """
-        if not (options.global_path or options.local_path):
-            raise UserError(
-                "glc.global_path = False and glc.local_path = False: no window is left to denoise; "
-                "turn one on, for example --set glc.local_path=true"
-            )
         self.num_latent_frames = num_latent_frames
         self.window_size = window_size
         self.seed = seed
@@ -66,19 +66,25 @@ class GLC:
         reinit, vmcr, abam = options.noise_reinit, options.vmcr, options.abam
         self.noise_chunk = min(4, window_size) if reinit.chunk is None else reinit.chunk
         self._gamma0, self._beta = _gamma_parameters(options.gamma)
-        self._global_windows = global_windows(num_latent_frames, window_size)
+        self._is_whole = not (options.global_path or options.local_path)
+        clip_frames = num_latent_frames if self._is_whole else window_size
+        if self._is_whole:
+            check_clip(clip_frames, max_clip_frames)
+        self._global_windows = global_windows(num_latent_frames, clip_frames)
         check_stride("glc.stride", self.stride, window_size, default="half a window")
         check_chunk("glc.noise_reinit.chunk", self.noise_chunk, window_size)
         self._vmcr_weights = VMCRWeights(frequency=vmcr.frequency, mse=vmcr.mse, phase=vmcr.phase)
         self._attention = (
             AnchorAttention(weight=abam.weight, literal=abam.literal, cache=abam.cache)
-            if abam.enabled
+            if abam.enabled and not self._is_whole
             else None
         )
         self.reach = REACH if vmcr.enabled else 0
-        self.requires: frozenset[Capability] = (
-            frozenset({"anchor_attention"}) if abam.enabled else frozenset()
-        )
+        requires: set[Capability] = {"long_clips"} if self._is_whole else set()
+        # One window is its own anchor.
+        if abam.enabled and not self._is_whole:
+            requires.add("anchor_attention")
+        self.requires = frozenset(requires)
 
     def initial_noise(self, shape_BFCHW: tuple[int, ...], noise: NoiseSource) -> Tensor:
         """Noise z_T (B, K, C, H, W) in float32: reinitialised (Eq. 11), or plain if that is off."""
@@ -111,10 +117,10 @@ class GLC:
         return StepPlan(step_index=step_index, timestep=timestep, paths=tuple(paths))
 
     def global_share(self, timestep: float) -> float:
-        """γ(t) with both paths on, else 1 or 0 (Eq. 9)."""
+        """γ(t) with both paths on, else 1 or 0 (Eq. 9); 1 without any, of the one window."""
         if self.options.global_path and self.options.local_path:
             return gamma(timestep, gamma0=self._gamma0, beta=self._beta)
-        return float(self.options.global_path)
+        return float(not self.options.local_path)
 
     def update(self, result: StepResult, first_frame: int = 0) -> Tensor:
         """The next step's latents: z_{t−1}, refined for steady motion if VMCR is on (Eq. 15)."""

@@ -35,4 +35,5 @@ def create(job: VideoJob, facts: ModelFacts) -> Method:
                 window_size=facts.window_size,
                 seed=job.seed,
                 options=pipeline.glc,
+                max_clip_frames=facts.max_clip_frames,
             )

@@ -9,18 +9,20 @@ from glc_ray.config import GammaSpec, GLCSpec
 from glc_ray.core.gamma import GAMMA_PRESETS, gamma
 from glc_ray.core.noise import SeededNoise, reinitialise
 from glc_ray.core.vmcr import VMCRWeights, correct
+from glc_ray.methods.direct import Direct
 from glc_ray.methods.glc import GLC
-from glc_ray.protocols import Method, StepResult, UserError
+from glc_ray.protocols import Method, ModelFacts, StepResult, UserError
 
 NATIVE = {"global_path": False, "noise_reinit": False, "vmcr": False, "abam": False}
 
 
-def glc(num_latent_frames=37, window_size=13, seed=42, **options):
+def glc(num_latent_frames=37, window_size=13, seed=42, max_clip_frames=None, **options):
     return GLC(
         num_latent_frames=num_latent_frames,
         window_size=window_size,
         seed=seed,
         options=GLCSpec(**options),
+        max_clip_frames=max_clip_frames,
     )
 
 
@@ -67,6 +69,21 @@ def test_with_one_path_off_the_other_has_it_all(off, left):
     assert (path.name, path.share, path.windows[0].index) == (left, 1.0, 0)
 
 
+def test_without_paths_it_is_direct_sampling_with_noise_and_refinement():
+    off = {"global_path": False, "local_path": False}
+    whole = glc(**off)
+    facts = ModelFacts(13, 4, 8, 2, 32, 48)
+    direct = Direct(num_latent_frames=37, facts=facts)
+    assert whole.plan(3, 901) == direct.plan(3, 901)
+    assert whole.requires == direct.requires
+    assert whole.reach == glc().reach > 0
+    shape = (1, 37, 2, 4, 6)
+    noises = [method.initial_noise(shape, SeededNoise(5)) for method in (whole, glc())]
+    assert torch.equal(*noises)
+    with pytest.raises(ValueError, match="one forward would span 37 latent frames"):
+        glc(**off, max_clip_frames=36)
+
+
 @pytest.mark.parametrize(("gamma0", "left"), [(0.0, "local"), (1.0, "global")])
 def test_a_path_without_share_is_not_planned(gamma0, left):
     (path,) = glc(gamma={"gamma0": gamma0, "beta": 0.0}).plan(0, 999).paths
@@ -76,10 +93,6 @@ def test_a_path_without_share_is_not_planned(gamma0, left):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (
-            {"global_path": False, "local_path": False},
-            "glc.global_path = False and glc.local_path = False: no window is left",
-        ),
         ({"num_latent_frames": 12}, "num_latent_frames is 12: it must be at least"),
         ({"stride": 14}, "glc.stride = 14: must be between 1 and 13, the model's window"),
         (
