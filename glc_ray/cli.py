@@ -19,7 +19,17 @@ from glc_ray.plain_text import printable, without_keys
 from glc_ray.protocols import UserError
 from glc_ray.stopping import StoppedError
 
-_FRONT_DOORS = ("bench", "cancel", "evaluate", "plan", "render", "report", "retry", "status")
+_FRONT_DOORS = (
+    "bench",
+    "cancel",
+    "compare",
+    "evaluate",
+    "plan",
+    "render",
+    "report",
+    "retry",
+    "status",
+)
 
 
 class RenderError(RuntimeError):

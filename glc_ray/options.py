@@ -13,7 +13,7 @@ from glc_ray.pipeline_file import OPTION_KEYS, Override, parse_assignment, pipel
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_OPTIONS = (
+_VIDEO_OPTIONS = (
     click.option(
         "--prompt",
         "prompts",
@@ -28,10 +28,13 @@ _OPTIONS = (
     click.option(
         "--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]"
     ),
+    click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}."),
+)
+
+_PIPELINE_OPTIONS = (
     click.option("--steps", type=int, metavar="N", help="Denoising steps."),
     click.option("--guidance-scale", type=float, metavar="G", help="Classifier-free guidance."),
     click.option("--workers", type=int, metavar="N", help="Denoiser actors."),
-    click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}."),
     click.option(
         "--pipeline",
         default="toyworld",
@@ -49,14 +52,26 @@ _OPTIONS = (
 )
 
 
-_RUN_OPTIONS = (
-    click.option("--output", default="output", metavar="URI", help="Folder or URI. [output]"),
+_OUTPUT_OPTION = click.option(
+    "--output", default="output", metavar="URI", help="Folder or URI. [output]"
+)
+_ADDRESS_OPTION = click.option(
+    "--address",
+    metavar="RAY",
+    help="A running Ray cluster. Default: the one that runs here or that RAY_ADDRESS names; else "
+    "one is started.",
+)
+_TURN_OPTIONS = (
     click.option(
-        "--address",
-        metavar="RAY",
-        help="A running Ray cluster. Default: the one that runs "
-        "here or that RAY_ADDRESS names; else one is started.",
+        "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
     ),
+    log_format_option,
+    no_color_option,
+)
+
+_RUN_OPTIONS = (
+    _OUTPUT_OPTION,
+    _ADDRESS_OPTION,
     click.option(
         "--keep-latents",
         is_flag=True,
@@ -82,11 +97,7 @@ _RUN_OPTIONS = (
         help="Every N steps, pictures of what it is so far: a row of OUTPUT/previews/NAME.png. "
         "0 is none. [0]",
     ),
-    click.option(
-        "--wait", is_flag=True, help="Wait for another run on the output to end; else refuse."
-    ),
-    log_format_option,
-    no_color_option,
+    *_TURN_OPTIONS,
 )
 
 _CATALOG_OPTIONS = (
@@ -116,7 +127,13 @@ _CATALOG_OPTIONS = (
 
 def request_options(command: Command) -> Command:
     """Give ``command`` ``prompts``, ``pipeline``, ``assignments``, ``seed`` and `overrides`."""
-    return _with(command, _OPTIONS)
+    return _with(command, (*_VIDEO_OPTIONS, *_PIPELINE_OPTIONS))
+
+
+def comparison_options(command: Command) -> Command:
+    """Give ``command`` what all videos of a comparison have in common, and where they go."""
+    shared = (*_PIPELINE_OPTIONS, _OUTPUT_OPTION, _ADDRESS_OPTION, *_TURN_OPTIONS)
+    return _with(command, shared)
 
 
 def run_options(command: Command) -> Command:

@@ -1,0 +1,183 @@
+"""A comparison as Markdown, and as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.table import Table
+
+from glc_ray.comparison.design import Design
+from glc_ray.comparison.pictures import Pictures
+from glc_ray.comparison.statistics import LEAST_DRAWS
+from glc_ray.comparison.table import (
+    MARKS,
+    Row,
+    cells,
+    difference_text,
+    mean_text,
+    of_length,
+    summary,
+)
+
+_WIDEST_NAME = 20
+_COLUMN = 14
+
+
+def markdown(
+    design: Design,
+    rows: Sequence[Row],
+    plots: Sequence[str],
+    pictures: Sequence[Pictures],
+    *,
+    up: str,
+) -> str:
+    """The page of a comparison.
+
+    Args:
+        design: what was compared.
+        rows: what came out.
+        plots: where the figures are, one a length, as the page links them.
+        pictures: of cases.
+        up: what leads from the page to the output: ``../``.
+    """
+    lines = ["# Comparison", "", *_head(design), ""]
+    for num_frames, plot in zip(design.lengths, plots, strict=True):
+        of = of_length(rows, num_frames)
+        if of:
+            lines += [f"## {num_frames} frames", "", *length_lines(of, plot), ""]
+    if rows:
+        lines += ["## Scores", "", *score_lines(rows), ""]
+    if pictures:
+        lines += ["## Pictures", ""]
+        for one in pictures:
+            case = one.case
+            lines += [
+                f"### {_as_text(case.prompt)}: seed {case.seed}, {case.num_frames} frames",
+                "",
+                f"![A row a method, a column an instant]({quote(up + one.strips)})",
+                "",
+                f"[All of them beside each other, as a video]({quote(up + one.video)})",
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
+    """What came out at one length, in Markdown without a heading."""
+    variants, scores, by_place = cells(rows)
+    first = variants[0]
+    yield from _table(
+        ["method", *scores],
+        [
+            [variant, *(mean_text(by_place[variant, score]) for score in scores)]
+            for variant in variants
+        ],
+    )
+    yield ""
+    yield interval_line(rows, first)
+    found = summary(rows)
+    if not found:
+        return
+    yield ""
+    yield from _table(
+        [f"against {first}", "better", "worse", "cannot be told apart"],
+        [
+            [variant, *(", ".join(told[key]) or "–" for key in ("better", "worse", ""))]
+            for variant, told in found.items()
+        ],
+    )
+    yield ""
+    yield f"![Differences from {first} with their intervals]({quote(plot)})"
+    yield ""
+    yield f"Differences from {first}:"
+    yield ""
+    yield from _table(
+        ["method", *scores],
+        [
+            [variant, *(difference_text(by_place[variant, score]) for score in scores)]
+            for variant in variants[1:]
+        ],
+    )
+
+
+def interval_line(rows: Sequence[Row], first: str) -> str:
+    """How marks and intervals are to be read."""
+    over = {row.difference.over for row in rows if row.difference}
+    if not over:
+        return "Means."
+    if over == {""}:
+        return (
+            f"Means. There are no intervals: they need {LEAST_DRAWS} prompts, or {LEAST_DRAWS} "
+            "seeds of every prompt."
+        )
+    drawn = (
+        "prompts, so that it speaks of other prompts, too"
+        if "prompts" in over
+        else "seeds within each prompt, so that it speaks of these prompts alone"
+    )
+    return (
+        f"Means; {MARKS['better']} better and {MARKS['worse']} worse than {first}, where the 95% "
+        "interval of the paired difference leaves out 0: a bootstrap over "
+        f"{drawn}. Each interval stands for itself: of twenty that should hold 0, one does not."
+    )
+
+
+def score_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """What each score says."""
+    scores = {row.score.name: row.score for row in rows}
+    which = {1: "more", -1: "less", 0: "neither"}
+    yield from _table(
+        ["score", "says", "better is"],
+        [[score.name, score.meaning, which[score.better]] for score in scores.values()],
+    )
+
+
+def show(rows: Sequence[Row], lengths: Sequence[int], console: Console) -> None:
+    """Print the means of each length, as many scores beside each other as there is room for."""
+    for num_frames in lengths:
+        of = of_length(rows, num_frames)
+        if not of:
+            continue
+        variants, scores, by_place = cells(of)
+        console.print(f"\n{num_frames} frames", style="bold", highlight=False)
+        room = max(1, (console.width - _WIDEST_NAME) // _COLUMN)
+        for at in range(0, len(scores), room):
+            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+            table.add_column("method", overflow="fold")
+            some = scores[at : at + room]
+            for score in some:
+                table.add_column(score, justify="right", overflow="fold")
+            for variant in variants:
+                table.add_row(variant, *(mean_text(by_place[variant, score]) for score in some))
+            console.print(table)
+        console.print(interval_line(of, variants[0]), highlight=False)
+
+
+def _head(design: Design) -> Iterator[str]:
+    prompts = list(dict.fromkeys(case.prompt for case in design.cases))
+    seeds = list(dict.fromkeys(case.seed for case in design.cases))
+    yield (
+        f"{_count(len(design.variants), 'method')} on {_count(len(prompts), 'prompt')} with "
+        f"{_count(len(seeds), 'seed')} each, against {design.variants[0].name}."
+    )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in body:
+        yield f"| {' | '.join(text.replace('|', '/') for text in row)} |"
+
+
+def _as_text(text: str) -> str:
+    """A prompt is no Markdown."""
+    text = " ".join(text.split())
+    for letter in "\\`*_[]<>|":
+        text = text.replace(letter, f"\\{letter}")
+    return text
