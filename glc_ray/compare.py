@@ -51,6 +51,7 @@ def compare(
     options: Mapping[str, Any] | None = None,
     output: str = "output",
     address: str | None = None,
+    scores: Sequence[str] = (),
     columns: int = 6,
     pictures: int | None = None,
     anew: bool = False,
@@ -71,6 +72,7 @@ def compare(
         pipeline, steps, guidance_scale, fps, workers, options: as of ``render``, for all videos.
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
+        scores: as of ``evaluate``; empty is all that need no request of their own.
         columns: instants that a strip shows.
         pictures: cases that are drawn, the first of each length; None is all.
         anew: score and draw also what is scored and drawn already.
@@ -86,6 +88,8 @@ def compare(
     from glc_ray.catalog import CatalogJobs
     from glc_ray.comparison.design import design
     from glc_ray.comparison.results import CATALOG, PAGE, TABLE, VALUES, Results
+    from glc_ray.comparison.values import Scorer
+    from glc_ray.evaluation.scores.registry import DEFAULT
     from glc_ray.pipeline_file import load_pipeline
     from glc_ray.render_catalog import render_catalog
     from glc_ray.store.output import Output
@@ -101,6 +105,7 @@ def compare(
     lengths = num_frames or (load_pipeline(name, asked).video.num_frames,)
     plan = design(parse_variants(methods), prompts, seeds, lengths)
     cells = plan.cells(CatalogJobs(name, asked))
+    scorer = Scorer(scores or (*DEFAULT, "toyworld"), anew=anew)
     place = Output(output)
     place.prepare()
     plan.write(place, CATALOG)
@@ -117,7 +122,7 @@ def compare(
         **settings,  # type: ignore[arg-type]
     )
     results = Results(place, plan, cells, anew=anew)
-    rows = results.rows()
+    rows = results.rows(scorer)
     drawn = results.draw(columns=columns, cases=pictures)
     results.store(rows, drawn)
     return Comparison(
@@ -157,6 +162,12 @@ def compare(
     help="Lengths in frames, 4k+1 for CogVideoX. Default: the pipeline's own.",
 )
 @click.option(
+    "--scores",
+    default="",
+    metavar="NAME,...",
+    help="Kinds or single scores, as of evaluate. [all but rife and vbench]",
+)
+@click.option(
     "--columns", type=click.IntRange(2, 24), default=6, metavar="N", help="Of a strip. [6]"
 )
 @click.option(
@@ -173,6 +184,7 @@ def main(
     methods: str,
     seeds: str,
     lengths: str,
+    scores: str,
     assignments: tuple[str, ...],
     log_format: str,
     **given: Any,
@@ -207,6 +219,7 @@ def main(
         methods.split(","),
         seeds=_numbers("--seeds", seeds, "0,1,2 or 0-9"),
         num_frames=_numbers("--num-frames", lengths, "145,289") if lengths else (),
+        scores=[word.strip() for word in scores.split(",") if word.strip()],
         options=options,
         stops=True,
         quiet=False,

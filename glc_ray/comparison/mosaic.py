@@ -43,7 +43,8 @@ class Mosaic:
         rows = -(-len(labels) // self._columns)
         inner = self._columns * (cell_width + _GAP) - _GAP
         lines = wrap(title, inner)
-        self._top = _MARGIN + len(lines) * _TITLE_LINE + _LABEL_LINE
+        self._clock = _MARGIN + len(lines) * _TITLE_LINE
+        self._top = self._clock + _LABEL_LINE
         # Halved colour needs even sides.
         size = (
             _even(inner + 2 * _MARGIN),
@@ -70,8 +71,8 @@ class Mosaic:
             )
             picture.paste(Image.fromarray(frame).resize(self._cell, kind), self._place(number))
         clock = f"frame {index}  ·  {index / self._fps:.1f} s"
-        place = (_MARGIN, self._top - 2 * _LABEL_LINE + 2)
-        ImageDraw.Draw(picture).text(place, clock, fill=CAPTION, font=font(_LABEL_SIZE))
+        draw = ImageDraw.Draw(picture)
+        draw.text((_MARGIN, self._clock), clock, fill=CAPTION, font=font(_LABEL_SIZE))
         return np.asarray(picture)
 
     def _place(self, index: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from glc_ray.comparison.design import Design
 from glc_ray.comparison.pictures import Pictures
+from glc_ray.comparison.scores import GROUPS
 from glc_ray.comparison.statistics import LEAST_DRAWS
 from glc_ray.comparison.table import (
     MARKS,
@@ -66,16 +67,21 @@ def markdown(
 
 def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
     """What came out at one length, in Markdown without a heading."""
-    variants, scores, by_place = cells(rows)
+    variants, _, by_place = cells(rows)
     first = variants[0]
-    yield from _table(
-        ["method", *scores],
-        [
-            [variant, *(mean_text(by_place[variant, score]) for score in scores)]
-            for variant in variants
-        ],
-    )
-    yield ""
+    for group, title in GROUPS.items():
+        scores = list(dict.fromkeys(row.score.name for row in rows if row.score.group == group))
+        if scores:
+            yield f"{title}:"
+            yield ""
+            yield from _table(
+                ["method", *scores],
+                [
+                    [variant, *(mean_text(by_place[variant, score]) for score in scores)]
+                    for variant in variants
+                ],
+            )
+            yield ""
     yield interval_line(rows, first)
     found = summary(rows)
     if not found:
@@ -91,15 +97,19 @@ def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
     yield ""
     yield f"![Differences from {first} with their intervals]({quote(plot)})"
     yield ""
-    yield f"Differences from {first}:"
-    yield ""
-    yield from _table(
-        ["method", *scores],
-        [
-            [variant, *(difference_text(by_place[variant, score]) for score in scores)]
-            for variant in variants[1:]
-        ],
-    )
+    yield f"Differences from {first}, where a way is better:"
+    for group in GROUPS:
+        told = [row.score for row in rows if row.score.group == group and row.score.better]
+        scores = list(dict.fromkeys(score.name for score in told))
+        if scores:
+            yield ""
+            yield from _table(
+                ["method", *scores],
+                [
+                    [variant, *(difference_text(by_place[variant, score]) for score in scores)]
+                    for variant in variants[1:]
+                ],
+            )
 
 
 def interval_line(rows: Sequence[Row], first: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from glc_ray.comparison.design import Case
 from glc_ray.comparison.mosaic import Mosaic
 from glc_ray.comparison.sheet import Strips
-from glc_ray.comparison.values import frames_of
 from glc_ray.config import EncodeSpec
 from glc_ray.media.encode import encode_frames
 from glc_ray.media.formats import choose
+from glc_ray.media.read import opened
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
 
@@ -49,7 +49,7 @@ def draw(
         columns: of the sheet.
 
     Raises:
-        StorageError, FFmpegError: a video cannot be read, or a picture not written.
+        UserError, StorageError, FFmpegError: a video cannot be read, or a picture not written.
     """
     first, case = records[0], pictures.case
     title = f"{case.prompt}  ·  seed {case.seed}"
@@ -67,7 +67,8 @@ def draw(
         for number, record in enumerate(records):
             own = folder / str(number)
             own.mkdir()
-            readers.append(stack.enter_context(closing(frames_of(place, record, own))))
+            source = opened(place.local_copy(record.path, own))
+            readers.append(stack.enter_context(source).frames)
         # Encoded by its own settings: the format of the videos may be one that cannot be watched.
         encoding = choose(EncodeSpec())
         with place.writing(pictures.video) as local:

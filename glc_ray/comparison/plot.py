@@ -8,8 +8,9 @@ from html import escape
 from glc_ray.comparison.statistics import Estimate
 from glc_ray.comparison.table import Row, cells, difference_text
 
-_LABEL, _PANEL, _GAP = 130, 190, 16
-_LINE, _HEAD, _FOOT = 22, 44, 26
+_LABEL, _PANEL, _GAP = 150, 230, 16
+_ACROSS = 4
+_TITLE, _LINE, _HEAD, _FOOT = 30, 22, 26, 34
 _COLOURS = {"better": "#1a7f37", "worse": "#b35900", "": "#6b6b6b"}
 
 
@@ -21,39 +22,43 @@ def svg(rows: Sequence[Row], title: str) -> str:
     """
     variants, scores, by_place = cells(rows)
     scores = [name for name in scores if by_place[variants[0], name].score.better]
-    width = _LABEL + len(scores) * (_PANEL + _GAP)
-    height = _HEAD + (len(variants) - 1) * _LINE + _FOOT
+    tier = _HEAD + (len(variants) - 1) * _LINE + _FOOT
+    width = _LABEL + _ACROSS * (_PANEL + _GAP)
+    height = _TITLE + -(-len(scores) // _ACROSS) * tier
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
         f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        _text(8, 16, f"{title}: difference from {variants[0]}", weight="bold"),
+        _text(8, 18, f"{title}: difference from {variants[0]}", weight="bold"),
     ]
-    for number, variant in enumerate(variants[1:]):
-        parts.append(_text(8, _HEAD + number * _LINE + _LINE // 2 + 4, variant))
     for number, name in enumerate(scores):
+        row, column = divmod(number, _ACROSS)
+        top = _TITLE + row * tier + _HEAD
+        if not column:
+            for line, variant in enumerate(variants[1:]):
+                parts.append(_text(8, top + line * _LINE + _LINE // 2 + 4, variant))
         own = [by_place[variant, name] for variant in variants[1:]]
-        parts += _panel(_LABEL + number * (_PANEL + _GAP), name, own)
+        parts += _panel(_LABEL + column * (_PANEL + _GAP), top, name, own)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(left: int, name: str, rows: Sequence[Row]) -> list[str]:
+def _panel(left: int, top: int, name: str, rows: Sequence[Row]) -> list[str]:
     better = next(row.score.better for row in rows)
     arrow = "right is better" if better > 0 else "left is better"
-    bottom = _HEAD + len(rows) * _LINE
+    bottom = top + len(rows) * _LINE
     middle = left + _PANEL / 2
     widest = max((_reach(row.difference) for row in rows), default=0.0) or 1.0
     scale = (_PANEL / 2 - 6) / widest
     parts = [
-        _text(left, _HEAD - 8, name, weight="bold"),
-        f'<rect x="{left}" y="{_HEAD}" width="{_PANEL}" height="{bottom - _HEAD}" fill="#f6f6f6"/>',
-        f'<line x1="{middle}" y1="{_HEAD}" x2="{middle}" y2="{bottom}" stroke="#b0b0b0"/>',
+        _text(left, top - 8, name, weight="bold"),
+        f'<rect x="{left}" y="{top}" width="{_PANEL}" height="{bottom - top}" fill="#f6f6f6"/>',
+        f'<line x1="{middle}" y1="{top}" x2="{middle}" y2="{bottom}" stroke="#b0b0b0"/>',
         _text(left, bottom + 16, f"±{widest:.2g}, {arrow}", colour="#6b6b6b"),
     ]
     for number, row in enumerate(rows):
         found = row.difference
-        y = _HEAD + number * _LINE + _LINE / 2
+        y = top + number * _LINE + _LINE / 2
         if found is None:
             parts.append(_text(int(middle) - 4, int(y) + 4, "–", colour="#6b6b6b"))
             continue

@@ -1,4 +1,4 @@
-"""What a comparison leaves in its output, below ``comparison/``; what is there is not made again."""
+"""What a comparison leaves in its output, below ``comparison/``; what is drawn stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from glc_ray.comparison import page, plot, table
 from glc_ray.comparison.design import Case, Cell, Design
 from glc_ray.comparison.pictures import Pictures, draw
-from glc_ray.comparison.values import Values
+from glc_ray.comparison.values import Scorer, long_form
 from glc_ray.foreign import from_json
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
@@ -32,7 +32,7 @@ class Results:
         place: the output.
         design: what is compared.
         cells: its videos.
-        anew: make everything again.
+        anew: draw also what is drawn already.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class Results:
             for record in manifest.read(place)
             if record.id in wanted and record.status == "done"
         }
-        self._values = Values(place, VALUES, anew=anew)
         self._drawn = {} if anew else self._known_pictures()
 
-    def rows(self) -> list[table.Row]:
-        """Score what was not scored before, and put it together."""
-        values = self._values.store(self._cells, self._records)
+    def rows(self, scorer: Scorer) -> list[table.Row]:
+        """Score what was not scored before, store the scores, and put them together."""
+        scores = scorer.scores(self._place, set(self._records))
+        values = long_form(self._cells, self._records, scores)
+        with self._place.writing(VALUES) as local:
+            pq.write_table(values, local)
         names = [variant.name for variant in self._design.variants]
         return table.rows(values, self._design.lengths, names)
 

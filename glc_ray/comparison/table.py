@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from glc_ray.comparison.scores import COST, Score, in_order
 from glc_ray.comparison.statistics import Estimate, estimate, paired
-from glc_ray.comparison.values import COST, SCORES, Score
 
 MARKS = {"better": "▲", "worse": "▼"}
 
@@ -41,7 +41,7 @@ def rows(values: pa.Table, lengths: Sequence[int], variants: Sequence[str]) -> l
     """By length, score and variant, in order; scores that no video has are left out.
 
     Args:
-        values: as ``Values.store`` gives them.
+        values: as ``values.long_form`` gives them.
         lengths: in frames.
         variants: the first is what the others are compared with.
     """
@@ -51,10 +51,8 @@ def rows(values: pa.Table, lengths: Sequence[int], variants: Sequence[str]) -> l
         found.setdefault(key, {})[row["prompt"], row["seed"]] = row["value"]
     made = []
     for num_frames in lengths:
-        for score in SCORES.values():
+        for score in in_order({name for length, name, _ in found if length == num_frames}):
             of = [found.get((num_frames, score.name, variant), {}) for variant in variants]
-            if not any(of):
-                continue
             for index, (variant, own) in enumerate(zip(variants, of, strict=True)):
                 value = estimate(own) if own else None
                 difference = paired(own, of[0]) if index else None

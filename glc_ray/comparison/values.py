@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import re
-import tempfile
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from glc_ray.comparison.design import Cell
-from glc_ray.evaluation.toyworld import looks, motion
-from glc_ray.evaluation.toyworld.rules import long_video_scores
-from glc_ray.evaluation.video_scores import ScoresFile
-from glc_ray.media.read import read_frames
+from glc_ray.evaluation.evaluating import evaluate_one, names_of
+from glc_ray.evaluation.evaluation_file import read_evaluation
+from glc_ray.evaluation.scoring import Evaluator
+from glc_ray.evaluation.videos import output_videos
+from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
+from glc_ray.store.paths import evaluation_path
 from glc_ray.store.record import VideoRecord
 
+_LOG = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Score:
-    """What a number says."""
-
-    name: str
-    better: int
-    """1 where more of it is better, -1 where less is, 0 where it is neither."""
-    meaning: str
-    digits: int = 3
-
-
-SCORES = {
-    score.name: score
-    for score in (
-        Score("present", 1, "share of frames that show an object"),
-        Score("colour", 1, "share of frames whose object has the prompt's colour"),
-        Score("shape", 1, "share of frames whose object has the prompt's shape"),
-        Score("motion", 1, "share of spans of 25 frames that follow the prompt's law of motion"),
-        Score("longest_step", -1, "largest jump of the object from frame to frame, pixels", 1),
-        Score("background_change", -1, "largest change of the landscape, RGB distance", 1),
-        Score("flickering", 1, "(255 − mean change)/255 between frames: a still video has 1", 4),
-        Score("seam", -1, "change at borders that every step has, against elsewhere", 2),
-        Score("drift", -1, "how far the last native clip is from the first, 0 to 1"),
-        Score("forwards", 0, "model forwards of a window, anchors' included", 0),
-        Score("forward_s", -1, "seconds of model forwards, summed over workers", 1),
-        Score("denoise_s", -1, "seconds of waiting for them", 1),
-    )
-}
-"""In the order of tables; cost last."""
-COST = ("forwards", "forward_s", "denoise_s")
-
-VALUES_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("name", pa.string()),
@@ -68,66 +34,83 @@ VALUES_SCHEMA = pa.schema(
 )
 """Of the long form: a row a video and score."""
 
-_SENTENCE = re.compile(r"an? (\w+) (\w+) (\w+) over the (\w+) at (\w+)")
 
-
-class Values:
-    """Values by video id and score. Videos that it knows are not read again.
+class Scorer:
+    """Scores the finished videos of an output; what `glc-ray evaluate` found is not sought again,
+    and the other way round.
 
     Args:
-        place: the output that has the videos.
-        path: of the values, below it.
-        anew: forget what was stored.
+        words: of scores, as of ``evaluate``.
+        anew: score also what is scored already.
+
+    Raises:
+        UserError: there is no such score, or a package is missing: before anything is rendered.
     """
 
-    def __init__(self, place: Output, path: str, *, anew: bool = False) -> None:
-        self._place, self._path = place, path
-        self._known = {} if anew else _stored(place, path)
+    def __init__(self, words: Iterable[str], *, anew: bool = False) -> None:
+        words = tuple(words)
+        if find_spec("av") is None:
+            raise UserError(
+                "comparing reads videos, which needs PyAV (package av): pip install "
+                "'glc-ray[evaluate]'"
+            )
+        self._names = names_of(words)
+        self._evaluator = Evaluator(words)
+        self._anew = anew
 
-    def of(self, record: VideoRecord) -> Mapping[str, float]:
-        """Scores of a finished video that are known of it, by name, and what it cost.
+    def scores(self, place: Output, ids: set[str]) -> dict[str, Mapping[str, float]]:
+        """Values by score of each video of ``ids`` that is finished and can be read.
 
         Raises:
-            StorageError, FFmpegError: it cannot be read.
+            StorageError: the output cannot be read or written.
         """
-        if record.id not in self._known:
-            scores = {**_of_frames(self._place, record), **_of_file(self._place, record)}
-            self._known[record.id] = {
-                name: value for name, value in scores.items() if math.isfinite(value)
-            }
-        return self._known[record.id] | _cost(record)
-
-    def store(self, cells: Iterable[Cell], records: Mapping[str, VideoRecord]) -> pa.Table:
-        """Write the long form of the finished videos of a comparison, as Parquet; returns it."""
-        columns: dict[str, list[object]] = {name: [] for name in VALUES_SCHEMA.names}
-        for cell in cells:
-            if cell.id not in records:
+        found: dict[str, Mapping[str, float]] = {}
+        for video in output_videos(place):
+            if video.id not in ids:
                 continue
-            for score, value in self.of(records[cell.id]).items():
-                row = (cell.id, cell.name, cell.variant.name, cell.case.prompt, cell.case.seed,
-                       cell.case.num_frames, score, value)  # fmt: skip
-                for column, entry in zip(columns.values(), row, strict=True):
-                    column.append(entry)
-        table = pa.table(columns, schema=VALUES_SCHEMA)
-        with self._place.writing(self._path) as local:
-            pq.write_table(table, local)
-        return table
+            file = read_evaluation(place, video.name, video.finished_at)
+            if self._anew or file is None or not set(self._names) <= set(file.asked):
+                done = evaluate_one(self._evaluator, video, self._names)
+                if done.file is None:
+                    _LOG.warning("%s: left out of the comparison: %s", video.name, done.error)
+                    continue
+                file = done.file if file is None else file.beside(done.file)
+                # At once: who is interrupted goes on from here.
+                place.put_bytes(file.to_json(), evaluation_path(video.name))
+            found[video.id] = {
+                name: value for name, value in file.values.items() if name in self._names
+            }
+        return found
 
 
-def _stored(place: Output, path: str) -> dict[str, dict[str, float]]:
-    known: dict[str, dict[str, float]] = {}
-    stream = place.read(path)
-    if stream is None:
-        return known
-    try:
-        rows = pq.read_table(stream, columns=["id", "score", "value"]).to_pylist()
-    except (pa.ArrowException, OSError, KeyError):
-        # Of another version, or half a file: it is made again.
-        return known
-    for row in rows:
-        if row["score"] not in COST:
-            known.setdefault(row["id"], {})[row["score"]] = row["value"]
-    return known
+def long_form(
+    cells: Iterable[Cell],
+    records: Mapping[str, VideoRecord],
+    scores: Mapping[str, Mapping[str, float]],
+) -> pa.Table:
+    """Scores and cost of the videos of a comparison, a row a video and score.
+
+    Args:
+        cells: the videos.
+        records: of those that are finished, by id.
+        scores: of those that are scored, by id.
+    """
+    found = (
+        (cell.id, cell.name, cell.variant.name, cell.case.prompt, cell.case.seed,
+         cell.case.num_frames, score, value)
+        for cell in cells
+        if cell.id in scores
+        for score, value in {**scores[cell.id], **_cost(records[cell.id])}.items()
+    )  # fmt: skip
+    return _table(found)
+
+
+def _table(rows: Iterator[tuple[object, ...]]) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
+    return pa.table(
+        [pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)],
+        schema=SCHEMA,
+    )
 
 
 def _cost(record: VideoRecord) -> dict[str, float]:
@@ -136,49 +119,3 @@ def _cost(record: VideoRecord) -> dict[str, float]:
         "forward_s": record.forward_s,
         "denoise_s": record.denoise_s,
     }
-
-
-def _of_file(place: Output, record: VideoRecord) -> dict[str, float]:
-    """What was taken where the frames were decoded."""
-    try:
-        summary = ScoresFile.from_json(place.read_bytes(record.scores) or b"").summary
-    except ValueError:
-        return {}
-    found = {"flickering": summary.flickering, "drift": summary.drift}
-    return found if summary.seam is None else found | {"seam": summary.seam}
-
-
-def _of_frames(place: Output, record: VideoRecord) -> dict[str, float]:
-    """The truth about videos of the embedded model's world; nothing of others."""
-    words = _words(record.prompt)
-    if words is None or (record.height, record.width) != (looks.HEIGHT, looks.WIDTH):
-        return {}
-    with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
-        frames = np.stack(list(frames_of(place, record, Path(folder))))
-    return long_video_scores(frames, *words)
-
-
-def _words(prompt: str) -> tuple[str, str, str] | None:
-    """Colour, shape and motion of a sentence of that world."""
-    match = _SENTENCE.fullmatch(prompt.strip().lower())
-    if match is None:
-        return None
-    known = (looks.COLOURS, looks.SHAPES, motion.MOTIONS, looks.GROUNDS, looks.SKIES)
-    if not all(word in words for word, words in zip(match.groups(), known, strict=True)):
-        return None
-    return match[1], match[2], match[3]
-
-
-def frames_of(
-    place: Output, record: VideoRecord, folder: Path
-) -> Generator[NDArray[np.uint8], None, None]:
-    """The frames (height, width, 3) of a finished video, in 8 bits.
-
-    Args:
-        place: the output.
-        record: of the video.
-        folder: for a copy, where the output is not local.
-    """
-    return read_frames(
-        place.local_copy(record.path, folder), width=record.width, height=record.height
-    )

@@ -1,0 +1,48 @@
+"""``glc-ray compare`` from the command line; with Ray in ``tests/cluster/test_compare.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from glc_ray.compare import main
+
+PROMPT = ("--prompt", "a red ball")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "--prompt: says what the videos show, and is missing or empty; give one or more"),
+        ([*PROMPT, "--prompt", " "], "--prompt: says what the videos show"),
+        (
+            [*PROMPT, "--seeds", "0-x"],
+            "--seeds 0-x: '0-x' is no whole number and no rising span of at most 10000 of them; "
+            "write it as 0,1,2 or 0-9",
+        ),
+        ([*PROMPT, "--seeds", "3-1"], "--seeds 3-1: '3-1' is no whole number and no rising span"),
+        ([*PROMPT, "--seeds", "0-99999"], "--seeds 0-99999: '0-99999' is no whole number"),
+        (
+            [*PROMPT, "--num-frames", "145,ten"],
+            "--num-frames 145,ten: 'ten' is no whole number and no rising span of at most 10000 of "
+            "them; write it as 145,289",
+        ),
+        (
+            [*PROMPT, "--num-frames", "30"],
+            "--methods glc: --num-frames 30: must be 4k+1 for toyworld; the nearest are 29 and 33",
+        ),
+        ([*PROMPT, "--methods", "glc,glc-x"], "--methods glc-x: unknown part of glc 'x'"),
+        ([*PROMPT, "--scores", "sharpnes"], "--scores sharpnes: no such score (did you mean sh"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    output = tmp_path / "out"
+    done = CliRunner().invoke(main, [*arguments, "--output", str(output)])
+    assert done.exit_code == 2
+    assert f"error: {text}" in done.output
+    assert "Traceback" not in done.output
+    assert not output.exists()
