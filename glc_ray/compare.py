@@ -16,6 +16,7 @@ from glc_ray.protocols import UserError
 
 if TYPE_CHECKING:
     from glc_ray.comparison.design import Design
+    from glc_ray.comparison.pictures import Pictures
     from glc_ray.comparison.table import Row
     from glc_ray.render_catalog import CatalogEnd
 
@@ -33,8 +34,10 @@ class Comparison:
     """The rows as Parquet; as CSV beside it."""
     values: str
     """Every video's scores, as Parquet."""
-    end: CatalogEnd
-    """Of the rendering."""
+    pictures: tuple[Pictures, ...]
+    """Of the cases that are drawn; paths are below the output."""
+    end: CatalogEnd | None
+    """Of the rendering; None where nothing was to be rendered."""
 
 
 def compare(
@@ -55,6 +58,7 @@ def compare(
     columns: int = 6,
     pictures: int | None = None,
     anew: bool = False,
+    renders: bool = True,
     wait: bool = False,
     stops: bool = False,
     quiet: bool = True,
@@ -76,6 +80,8 @@ def compare(
         columns: instants that a strip shows.
         pictures: cases that are drawn, the first of each length; None is all.
         anew: score and draw also what is scored and drawn already.
+        renders: what is not finished; otherwise what is finished is compared, also while another
+            process renders the rest.
         wait: for another run on the output to end; otherwise that is an error.
         stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
@@ -108,19 +114,21 @@ def compare(
     scorer = Scorer(scores or (*DEFAULT, "toyworld"), anew=anew)
     place = Output(output)
     place.prepare()
-    plan.write(place, CATALOG)
-    end = render_catalog(
-        place.uri(CATALOG) if place.is_local else f"{output.rstrip('/')}/{CATALOG}",
-        pipeline=name,
-        options=options,
-        output=output,
-        address=address,
-        strict=True,
-        wait=wait,
-        stops=stops,
-        quiet=quiet,
-        **settings,  # type: ignore[arg-type]
-    )
+    end = None
+    if renders:
+        plan.write(place, CATALOG)
+        end = render_catalog(
+            place.uri(CATALOG) if place.is_local else f"{output.rstrip('/')}/{CATALOG}",
+            pipeline=name,
+            options=options,
+            output=output,
+            address=address,
+            strict=True,
+            wait=wait,
+            stops=stops,
+            quiet=quiet,
+            **settings,  # type: ignore[arg-type]
+        )
     results = Results(place, plan, cells, anew=anew)
     rows = results.rows(scorer)
     drawn = results.draw(columns=columns, cases=pictures)
@@ -131,6 +139,7 @@ def compare(
         page=place.uri(PAGE),
         table=place.uri(TABLE),
         values=place.uri(VALUES),
+        pictures=tuple(drawn),
         end=end,
     )
 
@@ -177,6 +186,12 @@ def compare(
     help="Draw the first N cases of a length. Default: all.",
 )
 @click.option("--anew", is_flag=True, help="Score and draw again what is scored and drawn already.")
+@click.option(
+    "--render/--no-render",
+    "renders",
+    default=True,
+    help="Render what is missing; else compare what is finished, also during a run. [--render]",
+)
 @comparison_options
 def main(
     prompts: tuple[str, ...],
@@ -238,7 +253,8 @@ def _tell(found: Comparison) -> None:
     click.echo(f"page           {found.page}")
     click.echo(f"table          {found.table}")
     click.echo(f"videos' scores {found.values}")
-    found.end.tell(click.echo)
+    if found.end is not None:
+        found.end.tell(click.echo)
 
 
 _MOST_NUMBERS = 10_000

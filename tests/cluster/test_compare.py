@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glc_ray.cli import RenderError
 from glc_ray.compare import Comparison, compare
+from glc_ray.render_catalog import CatalogEnd
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
 
@@ -29,9 +31,13 @@ def test_methods_are_compared_and_gone_on_with(
             output=str(output),
         )
 
+    def ended(found: Comparison) -> CatalogEnd:
+        assert found.end is not None
+        return found.end
+
     # glc:paper is what glc is: one video, shown twice.
     first = run("glc,glc:paper,glc-glcd,direct", (0,))
-    assert (first.end.done, first.end.repeated) == (6, 2)
+    assert (ended(first).done, ended(first).repeated) == (6, 2)
     by_variant = {row.variant: row for row in first.rows if row.score.name == "temporal_flickering"}
     assert by_variant["glc:paper"].difference is not None
     assert by_variant["glc:paper"].difference.mean == 0
@@ -42,15 +48,15 @@ def test_methods_are_compared_and_gone_on_with(
     assert len(list((output / "comparison" / "videos").iterdir())) == 2
 
     again = run("glc,glc:paper,glc-glcd,direct", (0,))
-    assert (again.end.done, again.end.skipped) == (0, 6)
+    assert (ended(again).done, ended(again).skipped) == (0, 6)
     assert again.rows == first.rows
 
     # More seeds: what is there stays.
     more = run("glc,direct", (0, 1))
-    assert (more.end.done, more.end.skipped) == (4, 4)
+    assert (ended(more).done, ended(more).skipped) == (4, 4)
     place = Output(str(output))
     assert {row.status for row in manifest.read(place)} == {"done"}
     assert len(manifest.read(place)) == 10
-    more.end.tell(lambda _: None)
+    ended(more).tell(lambda _: None)
     with pytest.raises(RenderError):
-        type(more.end)(**{**vars(more.end), "failed": 1}).tell(lambda _: None)
+        replace(ended(more), failed=1).tell(lambda _: None)

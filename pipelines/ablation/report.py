@@ -1,0 +1,124 @@
+"""RESULTS.md: what the ablation came to, length by length, beside what the paper says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glc_ray import __version__
+from glc_ray.comparison.page import length_lines, score_lines
+from glc_ray.comparison.table import Row, summary
+
+BASELINES = ("direct", "gen_l_video", "freenoise", "freelong")
+PAPER_LOSSES = {
+    "glc-glcd": 14.56,
+    "glc-global_path": 2.01,
+    "glc-local_path": 2.92,
+    "glc-noise_reinit": 0.15,
+    "glc-vmcr": 2.03,
+}
+"""Of imaging quality (VBench, of 100) without a part; section 4.4."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """What came out at one length, and where its files are beside the report."""
+
+    num_frames: int
+    num_prompts: int
+    num_seeds: int
+    rows: Sequence[Row]
+    plot: str
+    strips: str
+    table: str
+
+
+def write_report(folder: Path, lengths: Sequence[Length], options: Mapping[str, Any]) -> None:
+    """Write RESULTS.md of the lengths that are finished, as a whole."""
+    lines = ["# Results", "", *_head(lengths, options), ""]
+    for length in lengths:
+        lines += [f"## {length.num_frames} frames", "", *_of_length(length), ""]
+    lines += ["## Scores", "", *score_lines([row for one in lengths for row in one.rows])]
+    partial = folder / ".RESULTS.md.partial"
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(folder / "RESULTS.md")
+
+
+def _head(lengths: Sequence[Length], options: Mapping[str, Any]) -> Iterator[str]:
+    set_keys = ", ".join(f"`{key}={value}`" for key, value in options.items())
+    yield (
+        f"Made by [`pipelines/ablation/run.py`](../run.py) with glc-ray {__version__}"
+        f"{f' and {set_keys}' if set_keys else ''}."
+    )
+    yield ""
+    for length in lengths:
+        yield (
+            f"- {length.num_frames} frames: {length.num_prompts} held-out prompts, seeds 0 to "
+            f"{length.num_seeds - 1}, {_videos(length.rows)} videos; [table]({length.table})"
+        )
+
+
+def _videos(rows: Sequence[Row]) -> int:
+    counts = {row.variant: row.value.num_videos for row in rows if row.score.name == "forwards"
+              and row.value}  # fmt: skip
+    return sum(counts.values())
+
+
+def _of_length(length: Length) -> Iterator[str]:
+    yield from length_lines(length.rows, length.plot)
+    yield ""
+    yield "### The paper's orderings"
+    yield ""
+    yield from orderings(length.rows)
+    if length.strips:
+        yield ""
+        yield f"![A row a method, a column an instant]({length.strips})"
+
+
+def orderings(rows: Sequence[Row]) -> Iterator[str]:
+    """Which of the paper's claims hold: GLC first of all methods; worse without each part."""
+    first = rows[0].variant
+    places = [_place(rows, name, first) for name in _judged(rows)]
+    if places:
+        leads = sum(who == first for who, _ in places)
+        yield (
+            f"{first} has the best mean of the five methods in {leads} of {len(places)} scores; "
+            "elsewhere it is led by "
+            + (", ".join(f"{who} ({name})" for who, name in places if who != first) or "none")
+            + "."
+        )
+        yield ""
+    found = summary(rows)
+    parts = [name for name in found if name.startswith(f"{first}-")]
+    if not parts:
+        return
+    yield "| without | better | worse | cannot be told apart | loss of imaging quality (paper) |"
+    yield "|---|---|---|---|---|"
+    for name in parts:
+        told = found[name]
+        loss = f"{PAPER_LOSSES[name]:.2f}" if name in PAPER_LOSSES else "–"
+        counts = " | ".join(str(len(told[key])) for key in ("better", "worse", ""))
+        yield f"| {name.removeprefix(f'{first}-')} | {counts} | {loss} |"
+
+
+def _judged(rows: Sequence[Row]) -> list[str]:
+    """Scores that have a better way, without cost."""
+    return list(
+        dict.fromkeys(
+            row.score.name for row in rows if row.score.better and row.score.group != "cost"
+        )
+    )
+
+
+def _place(rows: Sequence[Row], score: str, first: str) -> tuple[str, str]:
+    """(Method with the best mean, score); what is equal to the first variant does not lead it."""
+    means = {
+        row.variant: row.score.better * row.value.mean
+        for row in rows
+        if row.score.name == score and row.value and row.variant in (first, *BASELINES)
+    }
+    if not means:
+        return first, score
+    return max(means, key=lambda variant: (means[variant], variant == first)), score

@@ -1,0 +1,85 @@
+"""``pipelines/ablation``: its prompts and its report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from glc_ray.comparison.design import read_prompts
+from glc_ray.comparison.scores import score_of
+from glc_ray.comparison.statistics import Estimate
+from glc_ray.comparison.table import Row
+from glc_ray.comparison.variants import ABLATION
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+@pytest.fixture(scope="module")
+def report() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(PIPELINES / "ablation"))
+    import report
+
+    yield report
+    sys.path.remove(str(PIPELINES / "ablation"))
+
+
+def rows(means: dict[str, float], score: str = "toyworld.shape") -> list[Row]:
+    """A row a variant, its difference from the first being certain."""
+    first = next(iter(means.values()))
+    return [
+        Row(
+            145,
+            variant,
+            score_of(score),
+            Estimate(mean, None, None, 5, ""),
+            Estimate(mean - first, mean - first, mean - first, 5, "prompts") if number else None,
+        )
+        for number, (variant, mean) in enumerate(means.items())
+    ]
+
+
+def test_its_prompts_are_sentences_that_no_training_clip_shows() -> None:
+    sys.path.insert(0, str(PIPELINES / "toyworld"))
+    try:
+        from world import HELD_OUT
+    finally:
+        sys.path.remove(str(PIPELINES / "toyworld"))
+    prompts = read_prompts(str(PIPELINES / "ablation" / "prompts.txt"))
+    assert prompts == [str(caption) for caption in HELD_OUT[:30]]
+
+
+def test_orderings_say_who_is_first_and_what_each_part_gives(report: ModuleType) -> None:
+    found = "\n".join(
+        report.orderings(
+            [
+                *rows({"glc": 0.8, "glc-vmcr": 0.7, "glc-abam": 0.9, "direct": 0.1}),
+                *rows({"glc": 0.2, "glc-vmcr": 0.2, "glc-abam": 0.3, "direct": 0.1}, "drift"),
+            ]
+        )
+    )
+    assert "glc has the best mean of the five methods in 1 of 2 scores" in found
+    assert "elsewhere it is led by direct (drift)." in found
+    assert "| vmcr | 0 | 1 | 1 | 2.03 |" in found
+    assert "| abam | 1 | 1 | 0 | – |" in found
+    assert "direct |" not in found
+
+
+def test_every_part_of_the_paper_is_among_the_ablations(report: ModuleType) -> None:
+    assert set(report.PAPER_LOSSES) <= set(ABLATION)
+    assert set(report.BASELINES) <= set(ABLATION)
+
+
+def test_the_report_is_of_what_is_finished(report: ModuleType, tmp_path: Path) -> None:
+    length = report.Length(
+        145, 5, 1, rows({"glc": 0.8, "direct": 0.1}), "differences-145.svg", "", "table-145.csv"
+    )
+    report.write_report(tmp_path, [length], {"sampling.num_steps": 2})
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "with glc-ray" in text
+    assert "`sampling.num_steps=2`" in text
+    assert "![Differences from glc with their intervals](differences-145.svg)" in text
+    assert [file.name for file in tmp_path.iterdir()] == ["RESULTS.md"]
