@@ -248,6 +248,8 @@ def _tell(found: Comparison) -> None:
 
     from glc_ray.comparison.page import show
 
+    if not found.rows:
+        click.echo("no video of this comparison is finished yet")
     show(found.rows, found.design.lengths, Console())
     click.echo()
     click.echo(f"page           {found.page}")
