@@ -129,7 +129,7 @@ def compare(
             quiet=quiet,
             **settings,  # type: ignore[arg-type]
         )
-    results = Results(place, plan, cells, anew=anew)
+    results = Results(place, plan, cells, anew=anew, tell=_say_nothing if quiet else _say)
     rows = results.rows(scorer)
     drawn = results.draw(columns=columns, cases=pictures)
     results.store(rows, drawn)
@@ -142,6 +142,15 @@ def compare(
         pictures=tuple(drawn),
         end=end,
     )
+
+
+def _say(text: str) -> None:
+    """Where progress goes, beside what a command prints."""
+    click.echo(text, err=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 @click.command(cls=FrontDoor)

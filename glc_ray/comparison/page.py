@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import quote
 
 from rich.console import Console
@@ -66,50 +66,40 @@ def markdown(
 
 
 def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
-    """What came out at one length, in Markdown without a heading."""
-    variants, _, by_place = cells(rows)
-    first = variants[0]
+    """What came out at one length, in Markdown without a heading.
+
+    Args:
+        rows: of the length.
+        plot: where its figure is, as the page links it.
+    """
+    first, *others = dict.fromkeys(row.variant for row in rows)
     for group, title in GROUPS.items():
-        scores = list(dict.fromkeys(row.score.name for row in rows if row.score.group == group))
-        if scores:
-            yield f"{title}:"
-            yield ""
-            yield from _table(
-                ["method", *scores],
-                [
-                    [variant, *(mean_text(by_place[variant, score]) for score in scores)]
-                    for variant in variants
-                ],
-            )
-            yield ""
+        own = [row for row in rows if row.score.group == group]
+        if own:
+            yield from (f"{title}:", "", *_by_variant(own, mean_text), "")
     yield interval_line(rows, first)
-    found = summary(rows)
-    if not found:
+    if not others:
         return
-    yield ""
-    yield from _table(
-        [f"against {first}", "better", "worse", "cannot be told apart"],
-        [
-            [variant, *(", ".join(told[key]) or "–" for key in ("better", "worse", ""))]
-            for variant, told in found.items()
-        ],
-    )
-    yield ""
+    found = summary(rows)
+    verdicts = [
+        [variant, *(", ".join(told[key]) or "–" for key in ("better", "worse", ""))]
+        for variant, told in found.items()
+    ]
+    head = [f"against {first}", "better", "worse", "cannot be told apart"]
+    yield from ("", *_table(head, verdicts), "")
     yield f"![Differences from {first} with their intervals]({quote(plot)})"
-    yield ""
-    yield f"Differences from {first}, where a way is better:"
+    yield from ("", f"Differences from {first}, where a way is better:")
     for group in GROUPS:
-        told = [row.score for row in rows if row.score.group == group and row.score.better]
-        scores = list(dict.fromkeys(score.name for score in told))
-        if scores:
-            yield ""
-            yield from _table(
-                ["method", *scores],
-                [
-                    [variant, *(difference_text(by_place[variant, score]) for score in scores)]
-                    for variant in variants[1:]
-                ],
-            )
+        own = [row for row in rows if row.score.group == group and row.score.better]
+        if own := [row for row in own if row.variant != first]:
+            yield from ("", *_by_variant(own, difference_text))
+
+
+def _by_variant(rows: Sequence[Row], say: Callable[[Row], str]) -> Iterator[str]:
+    """A table with a variant a line and a score a column."""
+    variants, scores, by_place = cells(rows)
+    body = [[variant, *(say(by_place[variant, name]) for name in scores)] for variant in variants]
+    return _table(["method", *scores], body)
 
 
 def interval_line(rows: Sequence[Row], first: str) -> str:

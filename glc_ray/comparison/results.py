@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from glc_ray.comparison import page, plot, table
 from glc_ray.comparison.design import Case, Cell, Design
 from glc_ray.comparison.pictures import Pictures, draw
-from glc_ray.comparison.values import Scorer, long_form
+from glc_ray.comparison.values import Scorer, Tell, long_form
 from glc_ray.foreign import from_json
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
@@ -33,12 +33,19 @@ class Results:
         design: what is compared.
         cells: its videos.
         anew: draw also what is drawn already.
+        tell: is told what is being done.
     """
 
     def __init__(
-        self, place: Output, design: Design, cells: Sequence[Cell], *, anew: bool = False
+        self,
+        place: Output,
+        design: Design,
+        cells: Sequence[Cell],
+        *,
+        anew: bool = False,
+        tell: Tell = lambda _: None,
     ) -> None:
-        self._place, self._design, self._cells = place, design, cells
+        self._place, self._design, self._cells, self._tell = place, design, cells, tell
         wanted = {cell.id for cell in cells}
         self._records = {
             record.id: record
@@ -49,7 +56,7 @@ class Results:
 
     def rows(self, scorer: Scorer) -> list[table.Row]:
         """Score what was not scored before, store the scores, and put them together."""
-        scores = scorer.scores(self._place, set(self._records))
+        scores = scorer.scores(self._place, set(self._records), self._tell)
         values = long_form(self._cells, self._records, scores)
         with self._place.writing(VALUES) as local:
             pq.write_table(values, local)
@@ -101,6 +108,7 @@ class Results:
         paths = (made.video, made.strips)
         is_there = all(self._place.size(path) is not None for path in paths)
         if not is_there or self._drawn.get(case.slug) != shown:
+            self._tell(f"{case.slug}: drawing")
             labels = [cell.variant.name for cell in cells]
             draw(self._place, made, labels, records, columns=columns)
             self._drawn[case.slug] = shown

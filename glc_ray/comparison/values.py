@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -19,6 +20,9 @@ from glc_ray.store.paths import evaluation_path
 from glc_ray.store.record import VideoRecord
 
 _LOG = logging.getLogger(__name__)
+
+Tell: TypeAlias = Callable[[str], None]
+"""Is told what is being done, in a line."""
 
 SCHEMA = pa.schema(
     [
@@ -58,18 +62,23 @@ class Scorer:
         self._evaluator = Evaluator(words)
         self._anew = anew
 
-    def scores(self, place: Output, ids: set[str]) -> dict[str, Mapping[str, float]]:
+    def scores(self, place: Output, ids: set[str], tell: Tell) -> dict[str, Mapping[str, float]]:
         """Values by score of each video of ``ids`` that is finished and can be read.
+
+        Args:
+            place: the output.
+            ids: of videos.
+            tell: is told of each that is read.
 
         Raises:
             StorageError: the output cannot be read or written.
         """
         found: dict[str, Mapping[str, float]] = {}
-        for video in output_videos(place):
-            if video.id not in ids:
-                continue
+        videos = [video for video in output_videos(place) if video.id in ids]
+        for number, video in enumerate(videos, start=1):
             file = read_evaluation(place, video.name, video.finished_at)
             if self._anew or file is None or not set(self._names) <= set(file.asked):
+                tell(f"[{number}/{len(videos)}] {video.name}: scoring")
                 done = evaluate_one(self._evaluator, video, self._names)
                 if done.file is None:
                     _LOG.warning("%s: left out of the comparison: %s", video.name, done.error)
