@@ -8,6 +8,7 @@ OUTPUT/previews/NAME.png            pictures of what it was while it was denoise
 OUTPUT/scores/NAME.json             change and drift of every frame
 OUTPUT/evaluation/NAME.json         what `glc-ray evaluate` found, with curves
 OUTPUT/scores.parquet               and of all videos, one row a video and score
+OUTPUT/comparison/                  what `glc-ray compare` found: README.md, tables, pictures
 OUTPUT/report/                      the report page
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet

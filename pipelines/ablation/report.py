@@ -55,8 +55,9 @@ def _head(lengths: Sequence[Length], options: Mapping[str, Any]) -> Iterator[str
     yield ""
     for length in lengths:
         yield (
-            f"- {length.num_frames} frames: {length.num_prompts} held-out prompts, seeds 0 to "
-            f"{length.num_seeds - 1}, {_videos(length.rows)} videos; [table]({length.table})"
+            f"- {length.num_frames} frames: {length.num_prompts} held-out prompts with "
+            f"{length.num_seeds} seed{'' if length.num_seeds == 1 else 's'} each, "
+            f"{_videos(length.rows)} videos; [table]({length.table})"
         )
 
 
@@ -80,14 +81,13 @@ def _of_length(length: Length) -> Iterator[str]:
 def orderings(rows: Sequence[Row]) -> Iterator[str]:
     """Which of the paper's claims hold: GLC first of all methods; worse without each part."""
     first = rows[0].variant
-    places = [_place(rows, name, first) for name in _judged(rows)]
-    if places:
-        leads = sum(who == first for who, _ in places)
+    leaders = {name: leader for name in _judged(rows) if (leader := _leader(rows, name, first))}
+    if leaders:
+        ahead = [f"{leader} ({name})" for name, leader in leaders.items() if leader != first]
         yield (
-            f"{first} has the best mean of the five methods in {leads} of {len(places)} scores; "
-            "elsewhere it is led by "
-            + (", ".join(f"{who} ({name})" for who, name in places if who != first) or "none")
-            + "."
+            f"Of {first} and the baselines, {first} has the best mean in "
+            f"{len(leaders) - len(ahead)} of the {len(leaders)} scores in which they differ; ahead "
+            f"of it are {', '.join(ahead) or 'none'}."
         )
         yield ""
     found = summary(rows)
@@ -112,13 +112,13 @@ def _judged(rows: Sequence[Row]) -> list[str]:
     )
 
 
-def _place(rows: Sequence[Row], score: str, first: str) -> tuple[str, str]:
-    """(Method with the best mean, score); what is equal to the first variant does not lead it."""
+def _leader(rows: Sequence[Row], score: str, first: str) -> str:
+    """The method with the best mean, the first where it is one of several; empty: all are equal."""
     means = {
         row.variant: row.score.better * row.value.mean
         for row in rows
         if row.score.name == score and row.value and row.variant in (first, *BASELINES)
     }
-    if not means:
-        return first, score
-    return max(means, key=lambda variant: (means[variant], variant == first)), score
+    if len(set(means.values())) < 2:
+        return ""
+    return max(means, key=lambda variant: (means[variant], variant == first))

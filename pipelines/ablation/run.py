@@ -47,6 +47,7 @@ PROOF_METHODS = ("glc", "glc-vmcr", "glc-glcd", "direct")
     metavar="FRAMES PROMPTS",
     help=f"Repeatable. [{', '.join(f'{frames} {count}' for frames, count in PLAN.items())}]",
 )
+@click.option("--scores", default="", metavar="NAME,...", help="As of compare.")
 @click.option("--seeds", type=int, default=1, metavar="N", help="Of every prompt, from 0 on. [1]")
 @click.option("--pipeline", default="toyworld", metavar="NAME|FILE.yaml", help="[toyworld]")
 @click.option("--set", "assignments", multiple=True, metavar="KEY.PATH=VALUE", help="As of render.")
@@ -59,6 +60,7 @@ def main(
     results: str | None,
     methods: str,
     lengths: tuple[tuple[int, int], ...],
+    scores: str,
     seeds: int,
     assignments: tuple[str, ...],
     renders: bool,
@@ -87,6 +89,7 @@ def main(
             prompts[:count],
             names,
             seeds=range(seeds),
+            scores=[word.strip() for word in scores.split(",") if word.strip()],
             num_frames=(num_frames,),
             options=options,
             output=place,
