@@ -62,7 +62,7 @@ def test_text_says_what_was_found() -> None:
     lines = run("--workers", "3", "--steps", "5").stdout.splitlines()
     assert lines[0].startswith("glc over 145 frames of 96x64: 37 latent frames in windows of 7, 5")
     assert "    0 │█     █     █     █     █     █     █│ anchor" in lines
-    assert "one forward of 7 latent frames: 15.6 GFLOP, both branches of guidance" in lines
+    assert "one forward of 7 latent frames: 3.92 GFLOP, both branches of guidance" in lines
     assert any(line.startswith("3 < ") for line in lines)
     assert any(line.startswith("worker: anchor, cache = device < ") for line in lines)
     assert any(

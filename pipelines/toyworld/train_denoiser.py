@@ -20,7 +20,7 @@ from train_vae import BUILD
 from training import Trainer, learning_rate_scale
 
 FRAME_STEPS, FRAME_BATCH = 400, 48
-WINDOW_STEPS, WINDOW_BATCH = 2000, 12
+WINDOW_STEPS, WINDOW_BATCH = 3600, 12
 """Steps, and the batch of each process."""
 LEARNING_RATE = 3e-3
 MUON_SIZE = 20_000
