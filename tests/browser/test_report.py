@@ -347,6 +347,30 @@ def test_a_picture_or_a_file_that_is_gone_is_said(open_page: OpenPage, tmp_path:
     page.faults.clear()
 
 
+def test_what_could_not_be_read_is_shown_by_the_next_refresh(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    run = RunStatus("node7", 42, BEGAN, BEGAN + 1060, num_videos=2, ended={"done": 1})
+    folder = made(tmp_path / "out", record("first", job()), run=run)
+    page = open_page(folder)
+    page.clock.install()
+    page.reload()
+    shows(page, "#found", re.compile("^1 video$"))
+    report = Report(Output(str(folder)))
+    report.sync()
+    report.add(record("second", job(seed=1), 100))
+    report.write(run)
+    rows = folder / "report" / "data" / "rows-00000.js"
+    away = rows.rename(rows.with_suffix(".away"))
+    page.clock.run_for(16_000)
+    shows(page, "#found", "rows-00000.js cannot be read.")
+    away.rename(rows)
+    page.clock.run_for(16_000)
+    shows(page, "#found", re.compile("^2 videos$"))
+    assert all("ERR_FILE_NOT_FOUND" in fault for fault in page.faults), page.faults
+    page.faults.clear()
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
@@ -389,6 +413,7 @@ def test_from_a_server_and_renewed_while_the_run_goes_on(
         with suppress(PlaywrightTimeoutError):
             found.wait_for(timeout=10_000)
             break
+    assert found.is_visible()
     assert titles(page)[0] == "a newcomer"
     # Who was at a video is there still.
     assert page.evaluate("document.activeElement.textContent") == "a green box"

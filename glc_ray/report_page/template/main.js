@@ -156,8 +156,8 @@ async function refresh() {
   if (document.visibilityState !== "visible" || data.index?.run?.state !== "running") return;
   const hasChanged = await loadIndex().catch(() => false);
   showRun();
-  if (!hasChanged) return;
-  showControls();
+  if (hasChanged) showControls();
+  // Also what could not be read the last time; a list that is shown stays as it is.
   if (!byId("video").open) await showList();
 }
 
