@@ -76,7 +76,7 @@ def compare(
         pipeline, steps, guidance_scale, fps, workers, options: as of ``render``, for all videos.
         output: folder or URI.
         address: of a running Ray cluster; None uses a running one and else starts one here.
-        scores: as of ``evaluate``; empty is all that need no request of their own.
+        scores: as of ``evaluate``; empty is its own default and the truth of ``toyworld``.
         columns: instants that a strip shows.
         pictures: cases that are drawn, the first of each length; None is all.
         anew: score and draw also what is scored and drawn already.

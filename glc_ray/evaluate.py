@@ -157,19 +157,18 @@ class _Work:
         self.failed: list[Done] = []
         self.done: list[Done] = []
         self._built_in, self._asked = built_in, asked
-        stored = {}
-        if self.is_output:
-            for video in self.videos:
-                file = read_evaluation(self.place, video.name, video.finished_at)
-                if file is not None:
-                    stored[video.id] = file
-        self.files |= stored
-        has = {} if anew else {key: set(file.asked) for key, file in stored.items()}
-        wanted, wanted_vbench = set(names_of(built_in)), {f"{PREFIX}{name}" for name in asked}
-        self._todo = [video for video in self.videos if wanted - has.get(video.id, set())]
-        self._vbench_todo = [
-            video for video in self.videos if wanted_vbench - has.get(video.id, set())
-        ]
+        for video in self.videos if self.is_output else ():
+            file = read_evaluation(self.place, video.name, video.finished_at)
+            if file is not None:
+                self.files[video.id] = file
+        known = {} if anew else dict(self.files)
+
+        def without(names: Sequence[str]) -> list[Video]:
+            has = {key for key, file in known.items() if file.has(names)}
+            return [video for video in self.videos if names and video.id not in has]
+
+        self._todo = without(names_of(built_in))
+        self._vbench_todo = without([f"{PREFIX}{name}" for name in asked])
 
     def evaluate(self, workers: int, address: str | None) -> None:
         """The built-in scores of the videos that do not have them."""
@@ -270,12 +269,12 @@ class _Work:
         self._keep(video, before.with_scores(names, scores))
 
     def _keep(self, video: Video, file: EvaluationFile) -> None:
-        from glc_ray.store.paths import evaluation_path
+        from glc_ray.evaluation.evaluation_file import store_evaluation
 
         self.files[video.id] = file
         if self.is_output:
             # At once: who is interrupted goes on from here.
-            self.place.put_bytes(file.to_json(), evaluation_path(video.name))
+            store_evaluation(self.place, video.name, file)
 
 
 def _renew_report(place: Output, ids: set[str]) -> None:

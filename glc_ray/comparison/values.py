@@ -11,12 +11,11 @@ import pyarrow as pa
 
 from glc_ray.comparison.design import Cell
 from glc_ray.evaluation.evaluating import evaluate_one, names_of
-from glc_ray.evaluation.evaluation_file import read_evaluation
+from glc_ray.evaluation.evaluation_file import read_evaluation, store_evaluation
 from glc_ray.evaluation.scoring import Evaluator
 from glc_ray.evaluation.videos import output_videos
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
-from glc_ray.store.paths import evaluation_path
 from glc_ray.store.record import VideoRecord
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ class Scorer:
         videos = [video for video in output_videos(place) if video.id in ids]
         for number, video in enumerate(videos, start=1):
             file = read_evaluation(place, video.name, video.finished_at)
-            if self._anew or file is None or not set(self._names) <= set(file.asked):
+            if self._anew or file is None or not file.has(self._names):
                 tell(f"[{number}/{len(videos)}] {video.name}: scoring")
                 done = evaluate_one(self._evaluator, video, self._names)
                 if done.file is None:
@@ -85,7 +84,7 @@ class Scorer:
                     continue
                 file = done.file if file is None else file.beside(done.file)
                 # At once: who is interrupted goes on from here.
-                place.put_bytes(file.to_json(), evaluation_path(video.name))
+                store_evaluation(place, video.name, file)
             found[video.id] = {
                 name: value for name, value in file.values.items() if name in self._names
             }

@@ -73,6 +73,10 @@ class EvaluationFile:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no evaluation of a video: {error}") from None
 
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether all of these were looked for."""
+        return set(names) <= set(self.asked)
+
     def with_scores(self, asked: Iterable[str], scores: Iterable[Measured]) -> EvaluationFile:
         """With others beside those that are there, or in their place."""
         found = tuple(scores)
@@ -110,6 +114,11 @@ def read_evaluation(output: Output, name: str, finished_at: float) -> Evaluation
     except (ValueError, OutsideError):
         return None
     return file if file.finished_at == finished_at else None
+
+
+def store_evaluation(output: Output, name: str, file: EvaluationFile) -> None:
+    """Store what ``read_evaluation`` reads."""
+    output.put_bytes(file.to_json(), evaluation_path(name))
 
 
 def _stored(score: Measured) -> StoredCurve:
