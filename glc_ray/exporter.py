@@ -26,9 +26,10 @@ from glc_ray.protocols import UserError
 from glc_ray.store import lease, run_status
 from glc_ray.store.output import Output
 from glc_ray.store.run_status import RunStatus, VideoProgress
+from glc_ray.store.score_totals import ScoreTotals
 from glc_ray.store.storage import StorageError
 from glc_ray.store.totals import ManifestTotals, Totals
-from glc_ray.telemetry import MOST_IN_WORK, STAGES, VIDEO_STATES, Metric
+from glc_ray.telemetry import MOST_IN_WORK, MOST_SCORES, STAGES, VIDEO_STATES, Metric
 
 _LOG = logging.getLogger(__name__)
 _DIED_S = 60.0
@@ -43,6 +44,7 @@ class FarmCollector:
     def __init__(self, place: Output) -> None:
         self._place = place
         self._totals = ManifestTotals(place)
+        self._scores = ScoreTotals(place)
         self._sign = _Sign(place)
         self._lock = threading.Lock()
 
@@ -70,6 +72,7 @@ class FarmCollector:
             yield self._family(telemetry.RUN_SIGN, [({}, run.updated_at)])
         yield from self._of_videos(in_work[:MOST_IN_WORK])
         yield from self._of_manifest(totals)
+        yield from self._of_scores()
         if self._place.is_local:
             usage = shutil.disk_usage(self._place.uri())
             yield self._family(telemetry.STORAGE_FREE, [({}, usage.free)])
@@ -97,6 +100,22 @@ class FarmCollector:
         yield self._family(
             telemetry.RENDERED_SECONDS,
             [({"stage": one}, sums[_COLUMN_OF.get(one, f"{one}_s")]) for one in STAGES],
+        )
+
+    def _of_scores(self) -> Iterator[GaugeMetricFamily]:
+        # By their shown names: two that look the same would be one series twice.
+        totals = {plain(total.score): total for total in self._scores.look()[:MOST_SCORES]}
+        yield self._family(
+            telemetry.SCORE,
+            [
+                ({"score": name, "of": of}, value)
+                for name, total in totals.items()
+                for of, value in (("mean", total.mean), ("low", total.low), ("high", total.high))
+            ],
+        )
+        yield self._family(
+            telemetry.SCORED_VIDEOS,
+            [({"score": name}, total.num_videos) for name, total in totals.items()],
         )
 
     def _family(

@@ -37,6 +37,9 @@ VIDEO_STATES = (
 STAGES = ("prompt", "denoise", "fuse", "refine", "forward", "decode", "encode")
 """Of a video, by what the manifest has seconds of."""
 
+MOST_SCORES = 64
+"""Scores that the exporter shows at most; there are some two dozen, and VBench's."""
+
 MOST_IN_WORK = 256
 """Videos in work whose names the exporter shows at most."""
 
@@ -47,6 +50,7 @@ OUTPUT: Labels = {"output": "one a run: its --output, without the keys that a UR
 _PATH: Labels = {"path": ("global", "local")}
 _SLOT: Labels = {"slot": "as many as videos are denoised at once"}
 _WORKER: Labels = {"worker": "its position in the pool, as many as --workers"}
+_SCORE: Labels = {"score": f"names of scores, at most {MOST_SCORES}"}
 _VIDEO: Labels = {"video": f"names of videos in work, at most {MOST_IN_WORK}"}
 
 
@@ -255,6 +259,18 @@ RENDERED_SECONDS = Metric(
     "Seconds that the videos of the manifest took, by stage (forward: summed over workers).",
     OUTPUT | {"stage": STAGES},
     "farm",
+)
+SCORE = Metric(
+    "glc_score",
+    "gauge",
+    "short",
+    "A score over the videos that have it (glc-ray evaluate): its mean, and what a twentieth of "
+    "them are below (low) and above (high).",
+    OUTPUT | _SCORE | {"of": ("mean", "low", "high")},
+    "farm",
+)
+SCORED_VIDEOS = Metric(
+    "glc_scored_videos", "gauge", "short", "Videos that have a score.", OUTPUT | _SCORE, "farm"
 )
 STORAGE_FREE = Metric(
     "glc_storage_free_bytes",

@@ -13,19 +13,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from glc_ray import exporter, status
 from glc_ray.display import fraction
+from glc_ray.evaluation import Video
+from glc_ray.evaluation.table import Row, write_table
 from glc_ray.exporter import FarmCollector, serving
 from glc_ray.overview import overview
 from glc_ray.store import run_status
 from glc_ray.store.lease import run_lease
 from glc_ray.store.output import Output
+from glc_ray.store.paths import EVALUATION
 from glc_ray.store.record import invalid_record
-from glc_ray.telemetry import METRICS, MOST_IN_WORK
+from glc_ray.telemetry import METRICS, MOST_IN_WORK, MOST_SCORES
 from tests.test_status import DECODING, DENOISING, place, record, run_of, store  # noqa: F401
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -78,7 +83,7 @@ def test_a_run_in_work(place: Output) -> None:  # noqa: F811
         assert value(found, place, "glc_rendered_seconds", stage="refine") == 2.5
         assert value(found, place, "glc_rendered_seconds", stage="forward") == 65
         assert value(found, place, "glc_storage_free_bytes") > 0
-        names = {name for name, _ in found}
+        names = {name for name, _ in found} | {"glc_score", "glc_scored_videos"}
         assert names == {metric.exported for metric in METRICS if metric.source == "farm"}
 
 
@@ -135,6 +140,51 @@ def test_names_cannot_break_the_format(place: Output) -> None:  # noqa: F811
     run_status.write(place, run_of(in_work=(replace(DENOISING, name='a"\n}\\ 1\x1b'),)))
     with scraped(place) as found:
         assert value(found, place, "glc_video_progress", video='a" }\\ 1') > 0
+
+
+def test_scores_as_the_last_evaluation_left_them(place: Output) -> None:  # noqa: F811
+    store(place, record("a"))
+
+    def evaluated(values: dict[str, list[float]]) -> None:
+        rows = [
+            Row(Video(str(index), ""), score, value)
+            for score, of in values.items()
+            for index, value in enumerate(of)
+        ]
+        with place.writing(EVALUATION) as path:
+            write_table(rows, path)
+
+    with serving(place, 0, "127.0.0.1") as port:
+        assert not [name for name, _ in scrape(port) if name.startswith("glc_score")]
+        evaluated({"seam": [1.0] * 90 + [3.0] * 10, "drift": [0.25], 'a"\n': [1.0]})
+        found = scrape(port)
+        assert value(found, place, "glc_scored_videos", score="seam") == 100
+        assert value(found, place, "glc_score", score="seam", of="mean") == pytest.approx(1.2)
+        assert value(found, place, "glc_score", score="seam", of="low") == 1.0
+        assert value(found, place, "glc_score", score="seam", of="high") == 3.0
+        assert {
+            value(found, place, "glc_score", score="drift", of=of) for of in ("mean", "low", "high")
+        } == {0.25}
+        assert value(found, place, "glc_score", score='a"', of="mean") == 1.0
+        evaluated({f"s{index}": [float(index)] for index in range(2 * MOST_SCORES)})
+        found = scrape(port)
+        assert len([1 for name, _ in found if name == "glc_scored_videos"]) == MOST_SCORES
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet", None])
+def test_somebody_elses_scores_are_no_trouble(
+    place: Output,  # noqa: F811
+    content: bytes | None,
+) -> None:
+    store(place, record("a"))
+    if content is None:
+        with place.writing(EVALUATION) as path:
+            pq.write_table(pa.table({"score": [1], "values": ["x"]}), path)
+    else:
+        place.put_bytes(content, EVALUATION)
+    with scraped(place) as found:
+        assert value(found, place, "glc_output_read") == 1
+        assert not [name for name, _ in found if name.startswith("glc_score")]
 
 
 def test_an_output_that_cannot_be_read_says_so_and_nothing_else(

@@ -28,7 +28,7 @@ class Score:
     group: Group = "score"
 
 
-_SCORES = (
+SCORES = (
     Score("toyworld.present", 1, "share of frames that show an object", group="truth"),
     Score("toyworld.colour", 1, "share of frames with the prompt's colour", group="truth"),
     Score("toyworld.shape", 1, "share of frames with the prompt's shape", group="truth"),
@@ -51,9 +51,9 @@ _SCORES = (
     Score("forward_s", -1, "seconds of model forwards, summed over workers", 1, "cost"),
     Score("denoise_s", -1, "seconds of waiting for them", 1, "cost"),
 )
-_BY_NAME = {score.name: score for score in _SCORES}
-_PLACES = {score.name: place for place, score in enumerate(_SCORES)}
-COST = tuple(score.name for score in _SCORES if score.group == "cost")
+_BY_NAME = {score.name: score for score in SCORES}
+_PLACES = {score.name: place for place, score in enumerate(SCORES)}
+COST = tuple(score.name for score in SCORES if score.group == "cost")
 
 
 def score_of(name: str) -> Score:

@@ -181,9 +181,16 @@ class Output:
 
     def size(self, path: str) -> int | None:
         """Size of ``path`` in bytes, or None where there is no such file."""
+        stored = self.stored(path)
+        return stored.size if stored else None
+
+    def stored(self, path: str) -> StoredFile | None:
+        """What storage tells of ``path``, or None where there is no such file."""
         with self._explained("read", path):
             info = self._fs.get_file_info(self._full(path))
-        return info.size if info.type == fs.FileType.File else None
+        if info.type != fs.FileType.File:
+            return None
+        return StoredFile(path, info.size, (info.mtime_ns or 0) / 1e9)
 
     def local_copy(self, path: str, folder: Path) -> Path:
         """``path`` as a local file: itself where storage is local, else downloaded to ``folder``.

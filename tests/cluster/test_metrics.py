@@ -27,6 +27,8 @@ from tests.prometheus import Prometheus, binary, prometheus
 
 pytestmark = pytest.mark.slow
 
+_STEPS = 12
+"""So many that every video is in work for a few scrapes."""
 _EXPORT_MS = 2000
 """Ray's agents have news so often, in place of every ten seconds."""
 _RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "JobId"}
@@ -76,11 +78,12 @@ def _check_values(server: Prometheus, start: float, output: str) -> None:
     assert len(done) == 3
     assert highest('glc_videos{state="done"}') == 3
     assert highest('glc_videos{state="failed"}') == 1
+    assert highest("glc_scored_videos") == 3
     assert highest("sum(ray_glc_frames_total)") == sum(row.num_frames for row in done)
     # A window that was computed twice counts once for its video, as it does here.
     windows = sum(row.num_windows for row in rows)
     assert highest("sum(ray_glc_windows_total)") >= windows > 0
-    assert highest("sum(ray_glc_steps_total)") == pytest.approx(3 * 4)
+    assert highest("sum(ray_glc_steps_total)") == pytest.approx(3 * _STEPS)
     assert highest("sum(ray_glc_worker_restarts_total)") >= 1
     assert highest('sum(ray_glc_retries_total{reason="lost"})') >= 1
     assert highest("sum(ray_glc_nonfinite_total)") >= 1
@@ -139,7 +142,14 @@ def _render(cluster: Nodes, output: Path, port: int, folder: Path) -> None:
     catalog.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     command = [sys.executable, "-m", "glc_ray.render", "--catalog", str(catalog)]
     command += ["--output", str(output), "--address", cluster.address, "--workers", "2"]
-    command += ["--steps", "4", "--num-frames", "97", "--set", "resources.coordinators.count=2"]
+    command += [
+        "--steps",
+        str(_STEPS),
+        "--num-frames",
+        "97",
+        "--set",
+        "resources.coordinators.count=2",
+    ]
     command += ["--set", "decode.segment=8"]
     command += ["--set", "resources.checkpoint.max_share=1"]
     exporter = [sys.executable, "-m", "glc_ray.status", str(output)]
@@ -152,6 +162,9 @@ def _render(cluster: Nodes, output: Path, port: int, folder: Path) -> None:
             try:
                 cluster.actors("Denoiser")[0].send_signal(signal.SIGKILL)
                 assert render.wait(300) == 1, (folder / "render.log").read_text()
+                evaluate = [sys.executable, "-m", "glc_ray.evaluate", str(output)]
+                evaluate += ["--scores", "change,sharpness,cuts,toyworld"]
+                subprocess.run(evaluate, check=True, stdout=log, stderr=log)
                 # What was counted last is exported, scraped, and put into rules.
                 time.sleep(4 * _EXPORT_MS / 1000)
             finally:

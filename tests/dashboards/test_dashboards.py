@@ -79,7 +79,8 @@ def test_every_metric_is_shown_or_alerted_on_and_no_other() -> None:
 
 
 def test_dashboards_lead_to_each_other() -> None:
-    assert set(BOARDS) == {"glc-farm", "glc-video", "glc-workers", "glc-decode", "glc-faults"}
+    names = ("farm", "video", "workers", "decode", "faults", "scores")
+    assert set(BOARDS) == {f"glc-{name}" for name in names}
     for uid, board in BOARDS.items():
         assert board["uid"] == uid
         (link,) = board["links"]
