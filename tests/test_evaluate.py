@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,11 @@ from glc_ray.protocols import UserError
 from glc_ray.report_page.report import Report
 from glc_ray.store.output import Output
 from glc_ray.store.paths import evaluation_path
+from glc_ray.store.score_totals import ScoreTotals
 from tests.media.clips import encode, moving_texture
 from tests.report_page.outputs import job, store_rows, store_video
+from tests.store.bucket_server import BucketServer
+from tests.store.conftest import bucket_server, s3  # noqa: F401
 
 QUICK = "change,sharpness,smoothness"
 
@@ -66,6 +70,20 @@ def test_scores_of_an_output(place: Output):
         *("temporal_flickering", f"{(low + high) / 2:.5g}", "2"),
         *(f"{low:.5g}", "moving,", f"{high:.5g}", "still"),
     ]
+
+
+def test_an_output_in_a_bucket(place: Output, s3: BucketServer):  # noqa: F811
+    shutil.copytree(place.location, s3.root / "scored" / "out")
+    bucket = s3.uri("scored", "out")
+    first = call(bucket, "--scores", QUICK)
+    assert first.exit_code == 0, first.output
+    call(place.location, "--scores", QUICK)
+    stored = pq.read_table(s3.root / "scored" / "out" / "scores.parquet")
+    assert stored.equals(pq.read_table(place.uri("scores.parquet")))
+    assert (s3.root / "scored" / "out" / evaluation_path("still")).is_file()
+    again = call(bucket, "--scores", QUICK)
+    assert (again.exit_code, "1/2" in again.output) == (0, False)
+    assert ScoreTotals(Output(bucket)).look() == ScoreTotals(place).look() != ()
 
 
 def test_again_only_what_is_new(place: Output):
