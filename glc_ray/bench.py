@@ -169,7 +169,7 @@ def _time_pool(
         workers = start_denoisers(spec)
         for count in counts:
             farm = start_farm(folder, workers[:count], spec.resources.denoisers)
-            coordinator = start_coordinator(farm, threads=spec.fuse.threads)
+            coordinator = start_coordinator(farm, threads=spec.fuse.threads, max_restarts=0)
             timings = ray.get(coordinator.denoise.remote(job, "bench"))
             latents, _ = load_latents(Output(folder), work_latents_path(video_id(job)))
             seconds = timings.denoise_s + timings.fuse_s + timings.update_s

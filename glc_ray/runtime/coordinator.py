@@ -41,13 +41,24 @@ _TELL_S = 0.2
 
 
 def start_coordinator(
-    farm: Farm, resources: CoordinatorResources | None = None, *, threads: int = 1
+    farm: Farm,
+    resources: CoordinatorResources | None = None,
+    *,
+    threads: int = 1,
+    max_restarts: int = -1,
 ) -> Any:
-    """Start a coordinator actor, which is restarted where it dies; it dies with its owner."""
+    """Start a coordinator actor, which dies with its owner.
+
+    Args:
+        farm: what it works with.
+        resources: what it asks of its node.
+        threads: CPU threads for the mathematics on the full latents.
+        max_restarts: after how many deaths it is not started anew; -1 is always.
+    """
     resources = resources or CoordinatorResources()
     actor = ray.remote(concurrency_groups={_CONTROL: 1})(Coordinator)
     return actor.options(
-        num_cpus=resources.num_cpus, resources=resources.custom, max_restarts=-1
+        num_cpus=resources.num_cpus, resources=resources.custom, max_restarts=max_restarts
     ).remote(farm, threads)
 
 
