@@ -1,7 +1,7 @@
 """Measure the exported model: does a clip show what its prompt says, and how good is the VAE?
 
-Samples one native clip for each held-out prompt and judges it by rule. Exits with 1 if object
-colour, ground or sky is right in fewer than 95% of the clips.
+Samples one native clip for each held-out prompt and judges it by rule. Exits with 1 if the object's
+colour or shape, the ground or the sky is right in fewer than 95% of the clips.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from judge import KINDS, right_words
 from PIL import Image
 from train_vae import psnr
 
-REQUIRED, REQUIRED_KINDS = 0.95, ("colour", "ground", "sky")
+REQUIRED, REQUIRED_KINDS = 0.95, ("colour", "shape", "ground", "sky")
 """Share of the clips in which these words must be right."""
-GUIDANCE_SCALE = 3.0
+GUIDANCE_SCALE = 2.0
 STEPS = 25
 BATCH = 8
 

@@ -19,7 +19,7 @@ import world
 from train_vae import BUILD
 from training import load_average
 
-NUM_CLIPS, NUM_CLIPS_MEASURED, SHARD = 4000, 100, 200
+NUM_CLIPS, NUM_CLIPS_MEASURED, SHARD = 6000, 100, 200
 NUM_LATENT_FRAMES = 12
 NUM_FRAMES = 4 * (NUM_LATENT_FRAMES - 1) + 1
 SEED = 10**7

@@ -6,9 +6,8 @@ read latents that were encoded meanwhile.
 """
 
 import argparse
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -20,13 +19,11 @@ from train_vae import BUILD
 from training import Trainer, learning_rate_scale
 
 FRAME_STEPS, FRAME_BATCH = 400, 48
-WINDOW_STEPS, WINDOW_BATCH = 3600, 12
+WINDOW_STEPS, WINDOW_BATCH = 11_600, 12
 """Steps, and the batch of each process."""
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
 MUON_SIZE = 20_000
 """The first and last layers, which are smaller, are left to AdamW."""
-DECAY_FROM = 0.6
-"""Share of all steps after which the learning rate falls."""
 EMPTY_PROMPTS = 0.1
 
 
@@ -52,17 +49,15 @@ class LatentData:
         return latents, self.embeddings[captions]
 
 
-@contextmanager
-def float32_attention() -> Iterator[None]:
-    """Attend in float32 under autocast too: on a CPU its backward pass is twice as fast so."""
-    attend = functional.scaled_dot_product_attention
+def attend(query, key, value, **_options) -> torch.Tensor:
+    """Attention by matrix products in bfloat16 with a softmax in float32.
 
-    def attend_float32(query, key, value, **options):
-        with torch.autocast("cpu", enabled=False):
-            return attend(query.float(), key.float(), value.float(), **options)
-
-    with mock.patch.object(functional, "scaled_dot_product_attention", attend_float32):
-        yield
+    On a CPU with bfloat16 instructions and this few tokens, forward and backward take less than
+    half the time of PyTorch's own.
+    """
+    query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return scores.float().softmax(-1).bfloat16() @ value
 
 
 def loss_of(transformer, scheduler, latents, text) -> torch.Tensor:
@@ -75,7 +70,10 @@ def loss_of(transformer, scheduler, latents, text) -> torch.Tensor:
     noise = torch.randn_like(latents)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     velocity = scheduler.get_velocity(latents, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16), float32_attention():
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        mock.patch.object(functional, "scaled_dot_product_attention", attend),
+    ):
         prediction = transformer(noisy, text, timesteps, return_dict=False)[0]
     return functional.mse_loss(prediction.float(), velocity)
 
@@ -104,8 +102,7 @@ def main() -> None:
         torch.manual_seed(step * trainer.num_processes + trainer.rank)
         single = step < args.frame_steps
         batch = data.draw(FRAME_BATCH, 1) if single else data.draw(WINDOW_BATCH, models.WINDOW)
-        decay_from = int(total * DECAY_FROM)
-        scale = learning_rate_scale(step, warmup=100, decay_from=decay_from, total=total)
+        scale = learning_rate_scale(step, warmup=100, decay_from=0, total=total)
         loss = loss_of(trainer.model, scheduler, *batch)
         trainer.update(loss, scale)
         losses.append(loss.item())

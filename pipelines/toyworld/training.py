@@ -25,15 +25,22 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            for weight in group["params"]:
+            weights = group["params"]
+            updates = [torch.zeros_like(weight) for weight in weights]
+            for index, (weight, update) in enumerate(zip(weights, updates, strict=True)):
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = _orthogonalise(ahead) * 0.2 * math.sqrt(max(ahead.shape))
+                # A quarter of a training step: each process does its share of the matrices.
+                if index % _num_processes() == _rank():
+                    ahead = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
+                    orthogonal = _orthogonalise(ahead) * 0.2 * math.sqrt(max(ahead.shape))
+                    update.copy_(orthogonal.view_as(update))
+            _sum_over_processes(updates)
+            for weight, update in zip(weights, updates, strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update.view_as(weight), alpha=-group["lr"])
+                weight.add_(update, alpha=-group["lr"])
 
 
 def _orthogonalise(matrix: torch.Tensor, iterations: int = 4) -> torch.Tensor:
@@ -68,8 +75,7 @@ class Trainer:
     ) -> None:
         if "RANK" in os.environ:
             distributed.init_process_group("gloo")
-        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
-        self.num_processes = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.rank, self.num_processes = _rank(), _num_processes()
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.learning_rate = learning_rate
@@ -90,8 +96,9 @@ class Trainer:
         weights = list(self.model.parameters())
         self.model.zero_grad(set_to_none=True)
         loss.backward()
-        if self.num_processes > 1:
-            _average_gradients(weights, self.num_processes)
+        gradients = [weight.grad for weight in weights]
+        _sum_over_processes(gradients)
+        torch._foreach_div_(gradients, self.num_processes)
         nn.utils.clip_grad_norm_(weights, 1.0)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -128,14 +135,22 @@ class Trainer:
             optimiser.load_state_dict(saved)
 
 
-def _average_gradients(weights: list[torch.Tensor], num_processes: int) -> None:
-    """Replace each gradient by its mean over the processes, in one message."""
-    gradients = [weight.grad for weight in weights]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def _num_processes() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _sum_over_processes(tensors: list[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over the processes, in one message."""
+    if _num_processes() == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(flat)
-    flat /= num_processes
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
 
 
 def load_average(model: nn.Module, path: Path) -> nn.Module:
