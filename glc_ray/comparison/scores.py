@@ -33,6 +33,7 @@ SCORES = (
     Score("toyworld.colour", 1, "share of frames with the prompt's colour", group="truth"),
     Score("toyworld.shape", 1, "share of frames with the prompt's shape", group="truth"),
     Score("toyworld.motion", 1, "share of spans that follow the prompt's motion", group="truth"),
+    Score("toyworld.speed", 0, "mean speed of the object, 1 is the world's mean", 2, "truth"),
     Score("toyworld.longest_step", -1, "largest jump of the object, pixels", 1, "truth"),
     Score("toyworld.background_change", -1, "largest change of the landscape, RGB", 1, "truth"),
     Score("temporal_flickering", 1, "VBench's formula: 1 where nothing moves", 4),

@@ -72,6 +72,25 @@ def test_no_object_has_no_colour_shape_or_motion():
     assert (verdict.ground, verdict.sky) == ("sea", "dusk")
 
 
+@pytest.mark.parametrize("name", motion.MOTIONS)
+def test_speed_is_one_on_average_and_half_where_frames_come_twice(name):
+    caption = world.Caption("red", "ball", name, "snow", "day")
+    rng = np.random.default_rng(1)
+    scenes = [world.sample_scene(rng, caption) for _ in range(400)]
+    paths = [np.stack(world.path_of(scene, 145)[:2], axis=1) for scene in scenes]
+    speeds = [motion.steps_of(path).mean() for path in paths]
+    assert np.mean(speeds) == pytest.approx(motion.mean_speed(name), rel=0.06)
+    clip = judge.to_frames(world.render(scenes[0], 49)[0])
+    speed, slow, still = (
+        rules.long_video_scores(frames, "red", "ball", name)["speed"]
+        for frames in (clip, np.repeat(clip, 2, axis=0), np.repeat(clip[:1], 49, axis=0))
+    )
+    true = motion.steps_of(paths[0][:49]).mean() / motion.mean_speed(name)
+    assert speed == pytest.approx(true, rel=0.1)
+    assert slow == pytest.approx(speed / 2, rel=0.02)
+    assert still == 0
+
+
 def test_an_object_that_jumps_follows_no_law():
     caption = world.Caption("red", "ball", "rolls", "meadow", "day")
     scene = world.sample_scene(np.random.default_rng(0), caption)

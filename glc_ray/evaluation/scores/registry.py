@@ -79,6 +79,7 @@ KINDS = {
             "toyworld.colour",
             "toyworld.shape",
             "toyworld.motion",
+            "toyworld.speed",
             "toyworld.longest_step",
             "toyworld.background_change",
         ),

@@ -1,6 +1,6 @@
 """The true scores of the embedded model's world: its rules are known, so right is right.
 
-``toyworld.present``, ``.colour``, ``.shape``, ``.motion``, ``.longest_step`` and
+``toyworld.present``, ``.colour``, ``.shape``, ``.motion``, ``.speed``, ``.longest_step`` and
 ``.background_change``: see ``toyworld.rules.long_video_scores``. Of videos whose prompt is no
 sentence of that world there are none.
 """
@@ -25,7 +25,7 @@ from glc_ray.evaluation.toyworld.rules import (
 )
 from glc_ray.media.read import Frame
 
-NAMES = ("present", "colour", "shape", "motion", "longest_step", "background_change")
+NAMES = ("present", "colour", "shape", "motion", "speed", "longest_step", "background_change")
 _START = 25
 """Frames that the landscape is read off: a native clip."""
 _CHUNK = 64

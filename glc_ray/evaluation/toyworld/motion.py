@@ -4,6 +4,7 @@ Lengths are pixels, y grows downwards, times are frames, angles radians.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ DRIFT_PERIODS = 3.7
 _DRIFTING = ("bounces", "floats")
 _SLACK = 1.25
 """Factor by which a fitted period may leave the range."""
+_MEAN_RADIUS = 13.75
 _NUM_PERIODS, _NUM_PHASES, _NUM_REACHES = 40, 60, 5
 
 
@@ -89,8 +91,22 @@ def fit_motion(motion: str, radius: float, centres: np.ndarray) -> Fit:
     return Fit(float(np.sqrt(by_period[best])), float(periods[best]))
 
 
+@cache
+def mean_speed(motion: str) -> float:
+    """Pixels a frame that an object moves on average, over all periods and reaches of a law."""
+    periods = np.geomspace(*PERIODS[motion], 9)[:, None, None]
+    reaches = np.linspace(LEAST_REACH, 1.0, 5)[:, None]
+    turn = 2 * np.pi * np.arange(2000) / periods
+    x, y = path_of(motion, _MEAN_RADIUS, turn, turn / DRIFT_PERIODS, reaches)
+    return float(np.hypot(np.diff(x), np.diff(y)).mean())
+
+
+def steps_of(centres: np.ndarray) -> np.ndarray:
+    """Distances in pixels between centres (F, 2) of neighbouring frames that have one."""
+    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
+    return steps[np.isfinite(steps)]
+
+
 def largest_step(centres: np.ndarray) -> float:
     """Largest distance in pixels between centres (F, 2) of neighbouring frames that have one."""
-    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1)
-    steps = steps[np.isfinite(steps)]
-    return float(steps.max()) if len(steps) else 0.0
+    return float(steps_of(centres).max(initial=0.0))

@@ -22,7 +22,13 @@ from glc_ray.evaluation.toyworld.looks import (
     lit_ground,
     signed_distance,
 )
-from glc_ray.evaluation.toyworld.motion import MOTIONS, fit_motion, largest_step
+from glc_ray.evaluation.toyworld.motion import (
+    MOTIONS,
+    fit_motion,
+    largest_step,
+    mean_speed,
+    steps_of,
+)
 
 _FAR = 45.0
 """RGB distance from the landscape at which a pixel belongs to the object."""
@@ -132,6 +138,8 @@ def long_video_scores(frames: np.ndarray, colour: str, shape: str, motion: str) 
     """How well a video of any length keeps to its sentence; the landscape is read off its start.
 
     present, colour, shape: share of frames that show an object, one of this colour, this shape.
+    speed: mean distance between centres of neighbouring frames, by what it is over all clips of
+    the motion: 1 is as fast as the world on average, 0 is still; NaN without an object.
     longest_step: pixels, largest distance between centres of neighbouring frames.
     motion: share of spans of 25 frames, half overlapping, that follow the motion's law
     better than the others'.
@@ -147,12 +155,14 @@ def long_video_scores_of(
     readings: Readings, change: float, colour: str, shape: str, motion: str
 ) -> dict[str, float]:
     """As ``long_video_scores``, from what was read off all frames and their background change."""
+    steps = steps_of(readings.centres)
     starts = range(0, max(len(readings.colours) - 24, 1), 12)
     spans = [_span(readings, start, start + 25) for start in starts]
     return {
         "present": float(np.isfinite(readings.radii).mean()),
         "colour": float(np.mean([seen == colour for seen in readings.colours])),
         "shape": float(np.mean([seen == shape for seen in readings.shapes])),
+        "speed": float(steps.mean()) / mean_speed(motion) if len(steps) else np.nan,
         "longest_step": largest_step(readings.centres),
         "motion": float(np.mean([motion_of(span) == motion for span in spans])),
         "background_change": change,
