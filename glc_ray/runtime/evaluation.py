@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ def evaluated_on_ray(
     with connected_with(address, _resources(workers)):
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        # Beside the lines of this command it would say how long its graph took.
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         # A block a row: one is done when its video is.
         context.target_max_block_size = 1
         rows = ray.data.from_items(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from glc_ray.store.output import Output
+from glc_ray.store.parquet import open_parquet
 from glc_ray.store.paths import EVALUATION
 from glc_ray.store.storage import StoredFile
 
@@ -54,7 +54,7 @@ class ScoreTotals:
         if data is None:
             return ()
         try:
-            table = pq.read_table(pa.BufferReader(data), columns=["score", "value"])
+            table = open_parquet(pa.BufferReader(data)).read(["score", "value"])
             return _totals(table.cast(pa.schema([("score", pa.string()), ("value", pa.float64())])))
         except (pa.ArrowException, ValueError, OSError) as error:
             _LOG.warning("%s holds no scores: %s", self._output.uri(EVALUATION), error)

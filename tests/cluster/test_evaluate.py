@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from click.testing import CliRunner
 
 from glc_ray.cli import main
@@ -13,7 +14,9 @@ from tests.media.clips import moving_texture
 from tests.report_page.outputs import job, store_rows, store_video
 
 
-def test_workers_change_no_score(ray_cluster: None, tmp_path: Path):
+def test_workers_change_no_score(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     tables = []
     place = Output(str(tmp_path / "out"))
     place.prepare()
@@ -33,3 +36,4 @@ def test_workers_change_no_score(ray_cluster: None, tmp_path: Path):
         tables.append(sorted((row["name"], row["score"], row["value"]) for row in rows))
     assert tables[0] == tables[1]
     assert {name for name, _, _ in tables[0]} == {"take-0", "take-1", "take-2"}
+    assert "execution finished" not in capfd.readouterr().err, "Ray Data talks of its graph"

@@ -282,7 +282,10 @@ def test_truth_in_chunks_is_truth_of_the_whole(count):
     words = prompt.split()
     whole = long_video_scores(frames, words[1], words[2], words[3])
     found = values(ToyworldTruth(Facts(prompt=prompt)), frames)
-    assert found == pytest.approx({f"toyworld.{name}": whole[name] for name in NAMES})
+    # Of one frame there is no speed.
+    known = {f"toyworld.{name}": whole[name] for name in NAMES if np.isfinite(whole[name])}
+    assert found == pytest.approx(known)
+    assert len(NAMES) - len(known) == (1 if count == 1 else 0)
     assert found["toyworld.present"] == 1
 
 

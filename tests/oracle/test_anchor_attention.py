@@ -160,9 +160,10 @@ def test_no_anchor_is_computed_where_it_has_no_share(
     denoiser = denoiser_of(folder, *options)
     latents = video_latents(denoiser)
     last = first_step(denoiser)[-1]
+    clips = gather_clips(latents, last.windows)
     assert torch.equal(
         run(denoiser, latents, last),
-        guided(denoiser, gather_clips(latents, last.windows), 3.0, None, timestep=999),
+        guided(denoiser, clips, last.guidance_scale, None, timestep=last.timestep),
     )
     assert denoiser.backbone.anchor_forwards == 0
 
