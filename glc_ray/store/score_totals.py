@@ -14,7 +14,7 @@ from glc_ray.store.paths import EVALUATION
 from glc_ray.store.storage import StoredFile
 
 _LOG = logging.getLogger(__name__)
-SHARE_BEYOND = 0.05
+_SHARE_BEYOND = 0.05
 """Of the videos, that lie below ``low``, and above ``high``."""
 
 
@@ -62,9 +62,10 @@ class ScoreTotals:
 
 
 def _totals(table: pa.Table) -> tuple[ScoreTotal, ...]:
-    ends = pc.TDigestOptions([SHARE_BEYOND, 1 - SHARE_BEYOND])
+    ends = pc.TDigestOptions([_SHARE_BEYOND, 1 - _SHARE_BEYOND])
     grouped = (
         table.filter(pc.is_finite(table["value"]))
+        .drop_null()
         .group_by("score")
         .aggregate([("value", "count"), ("value", "mean"), ("value", "tdigest", ends)])
         .sort_by("score")

@@ -142,14 +142,8 @@ def _render(cluster: Nodes, output: Path, port: int, folder: Path) -> None:
     catalog.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     command = [sys.executable, "-m", "glc_ray.render", "--catalog", str(catalog)]
     command += ["--output", str(output), "--address", cluster.address, "--workers", "2"]
-    command += [
-        "--steps",
-        str(_STEPS),
-        "--num-frames",
-        "97",
-        "--set",
-        "resources.coordinators.count=2",
-    ]
+    command += ["--steps", str(_STEPS), "--num-frames", "97"]
+    command += ["--set", "resources.coordinators.count=2"]
     command += ["--set", "decode.segment=8"]
     command += ["--set", "resources.checkpoint.max_share=1"]
     exporter = [sys.executable, "-m", "glc_ray.status", str(output)]
