@@ -19,10 +19,11 @@ from judge import KINDS, right_words
 from PIL import Image
 from train_vae import psnr
 
+from glc_ray.pipeline_file import load_pipeline
+
 REQUIRED, REQUIRED_KINDS = 0.95, ("colour", "shape", "ground", "sky")
 """Share of the clips in which these words must be right."""
-GUIDANCE_SCALE = 2.0
-STEPS = 25
+SAMPLING = load_pipeline("toyworld", ()).sampling
 BATCH = 8
 
 
@@ -31,8 +32,8 @@ def sample(
     prompts: list[str],
     *,
     num_frames: int,
-    steps: int = STEPS,
-    guidance_scale: float = GUIDANCE_SCALE,
+    steps: int = SAMPLING.num_steps,
+    guidance_scale: float = SAMPLING.guidance_scale,
 ) -> np.ndarray:
     """One clip for each prompt, (B, F, H, W, 3) in [0, 1]; the clip's index is its seed."""
     pipeline.set_progress_bar_config(disable=True)
@@ -68,8 +69,8 @@ def write_sheet(path: Path, clips: np.ndarray, every: int = 4) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance-scale", type=float, default=GUIDANCE_SCALE)
+    parser.add_argument("--steps", type=int, default=SAMPLING.num_steps)
+    parser.add_argument("--guidance-scale", type=float, default=SAMPLING.guidance_scale)
     parser.add_argument("--prompts", type=int, default=len(world.HELD_OUT), help="use the first N")
     parser.add_argument("--sheet", type=Path, help="also write the clips' frames to this PNG")
     args = parser.parse_args()

@@ -84,7 +84,7 @@ def sample_scene(rng: np.random.Generator, caption: Caption) -> Scene:
     fastest, slowest = laws.PERIODS[caption.motion]
     return Scene(
         caption=caption,
-        radius=rng.uniform(12.0, 15.5),
+        radius=rng.uniform(*laws.RADII),
         period=float(np.exp(rng.uniform(np.log(fastest), np.log(slowest)))),
         phase=rng.uniform(),
         drift_phase=rng.uniform(),

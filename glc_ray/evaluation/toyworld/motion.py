@@ -21,12 +21,13 @@ PERIODS = {
 }
 MOTIONS = tuple(PERIODS)
 LEAST_REACH = 0.7
+RADII = (12.0, 15.5)
+"""Smallest and largest size of an object."""
 DRIFT_PERIODS = 3.7
 """Periods that one cycle of the slow sideways drift takes."""
 _DRIFTING = ("bounces", "floats")
 _SLACK = 1.25
 """Factor by which a fitted period may leave the range."""
-_MEAN_RADIUS = 13.75
 _NUM_PERIODS, _NUM_PHASES, _NUM_REACHES = 40, 60, 5
 
 
@@ -97,7 +98,7 @@ def mean_speed(motion: str) -> float:
     periods = np.geomspace(*PERIODS[motion], 9)[:, None, None]
     reaches = np.linspace(LEAST_REACH, 1.0, 5)[:, None]
     turn = 2 * np.pi * np.arange(2000) / periods
-    x, y = path_of(motion, _MEAN_RADIUS, turn, turn / DRIFT_PERIODS, reaches)
+    x, y = path_of(motion, sum(RADII) / 2, turn, turn / DRIFT_PERIODS, reaches)
     return float(np.hypot(np.diff(x), np.diff(y)).mean())
 
 
