@@ -118,7 +118,7 @@ def _taken_over(
     strips = ""
     if found.pictures:
         strips = f"strips-{num_frames}.png"
-        # With 256 colours it is a third of the size, and no different to the eye.
+        # With 256 colours it is half the size, and no different to the eye.
         with Image.open(place / found.pictures[0].strips) as picture:
             picture.quantize().save(folder / strips, optimize=True)
     table = f"table-{num_frames}.csv"
