@@ -131,6 +131,8 @@ def compare(
         )
     results = Results(place, plan, cells, anew=anew, tell=_say_nothing if quiet else _say)
     rows = results.rows(scorer)
+    # Now: drawing takes long, and may be interrupted.
+    results.store(rows, [])
     drawn = results.draw(columns=columns, cases=pictures)
     results.store(rows, drawn)
     return Comparison(

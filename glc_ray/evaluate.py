@@ -113,23 +113,29 @@ def main(
     work = _Work(location, built_in, asked, anew)
     if save and work.is_output:
         raise UserError(f"--save {save}: the scores of an output are in {work.table}; leave it out")
+    work.check(save, vbench_export)
     work.evaluate(workers, address)
     if asked or vbench_export:
         work.ask_vbench(python, vbench_export)
+    if only_exports:
+        return
     rows = [
         Row(video, name, value)
         for video in work.videos
         if video.id in work.files
         for name, value in work.files[video.id].values.items()
     ]
-    work.store(rows, save, report)
+    if work.is_output:
+        work.store(rows, report)
     if as_json:
         for row in rows:
             facts = {"id": row.video.id, "name": row.video.name, "prompt": row.video.prompt}
             click.echo(json.dumps({**facts, "score": row.score, "value": row.value}))
-    elif not only_exports:
+    else:
         for line in lines(rows):
             click.echo(line)
+    if save:
+        _save(rows, Path(save).expanduser())
     work.tell_end()
 
 
@@ -155,6 +161,7 @@ class _Work:
         )
         self.files: dict[str, EvaluationFile] = {}
         self.failed: list[Done] = []
+        self._vbench_error = ""
         self.done: list[Done] = []
         self._built_in, self._asked = built_in, asked
         for video in self.videos if self.is_output else ():
@@ -169,6 +176,20 @@ class _Work:
 
         self._todo = without(names_of(built_in))
         self._vbench_todo = without([f"{PREFIX}{name}" for name in asked])
+
+    def check(self, save: str | None, export: str | None) -> None:
+        """That what is made can be put where it is wanted, before hours are spent on it.
+
+        Raises:
+            UserError: it cannot.
+        """
+        from glc_ray.evaluation.vbench import check_export
+
+        if save and not Path(save).expanduser().parent.is_dir():
+            raise UserError(f"--save {save}: there is no such folder; make it, or name another")
+        if self._asked or export:
+            videos = self.videos if export else self._vbench_todo
+            check_export(videos, Path(export).expanduser() if export else None)
 
     def evaluate(self, workers: int, address: str | None) -> None:
         """The built-in scores of the videos that do not have them."""
@@ -186,12 +207,12 @@ class _Work:
             click.echo(f"{count}/{len(self._todo)}  {name}: {of_it}, {took:.1f} s", err=True)
 
     def ask_vbench(self, python: str | None, keep: str | None) -> None:
-        """VBench's own scores, and its folder."""
+        """VBench's own scores, and its folder; what it has not done is told at the end."""
         import tempfile
 
-        from glc_ray.evaluation.vbench import PREFIX, VBenchError, export, run_vbench
+        from glc_ray.evaluation.vbench import VBenchError, export, run_vbench
 
-        names = [f"{PREFIX}{name}" for name in self._asked]
+        found: dict[str, dict[str, float]] = {}
         with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
             videos = self.videos if keep else self._vbench_todo
             exported = export(videos, Path(keep).expanduser() if keep else Path(folder) / "videos")
@@ -200,24 +221,20 @@ class _Work:
             if not self._asked or not videos:
                 return
             assert python is not None
-            found: dict[str, dict[str, float]] = {}
             try:
                 for video, name, value in run_vbench(exported, python, self._asked):
                     found.setdefault(video.id, {})[name] = value
             except VBenchError as error:
-                raise RenderError(str(error)) from None
+                self._vbench_error = str(error)
         for video in videos:
-            self._add_values(video, names, found[video.id])
+            if video.id in found:
+                self._add_values(video, found[video.id])
 
-    def store(self, rows: list[Row], save: str | None, report: bool) -> None:
-        """The table and the page."""
+    def store(self, rows: list[Row], report: bool) -> None:
+        """The table and the page of an output."""
         from glc_ray.evaluation.table import write_table
         from glc_ray.store.paths import EVALUATION
 
-        if not self.is_output:
-            if save:
-                write_table(rows, Path(save).expanduser())
-            return
         with self.place.writing(EVALUATION) as path:
             write_table(rows, path)
         if report:
@@ -227,7 +244,7 @@ class _Work:
         """How long it took, and what failed.
 
         Raises:
-            RenderError: a video could not be read.
+            RenderError: a video could not be read, or VBench has no score of it.
         """
         if self.is_output:
             click.echo(f"scores         {self.table}", err=True)
@@ -242,7 +259,12 @@ class _Work:
         if self.failed:
             for done in self.failed:
                 click.echo(f"failed: {done.error}", err=True)
+        if self.failed and self._vbench_error:
+            click.echo(f"failed: {self._vbench_error}", err=True)
+        if self.failed:
             raise RenderError(f"{len(self.failed)} of {len(self._todo)} videos cannot be read")
+        if self._vbench_error:
+            raise RenderError(self._vbench_error)
 
     def _results(self, workers: int, address: str | None) -> Iterator[Done]:
         if not workers and address is None:
@@ -259,14 +281,14 @@ class _Work:
         file = done.file if before is None else before.beside(done.file)
         self._keep(done.video, file)
 
-    def _add_values(self, video: Video, names: Sequence[str], values: dict[str, float]) -> None:
+    def _add_values(self, video: Video, values: dict[str, float]) -> None:
         from glc_ray.evaluation.evaluation_file import EvaluationFile
         from glc_ray.evaluation.scores.measure import Measured
 
         empty = EvaluationFile(video.finished_at, 0, video.fps, (), {}, {})
         before = self.files.get(video.id, empty)
         scores = [Measured(name, value) for name, value in values.items()]
-        self._keep(video, before.with_scores(names, scores))
+        self._keep(video, before.with_scores(values, scores))
 
     def _keep(self, video: Video, file: EvaluationFile) -> None:
         from glc_ray.evaluation.evaluation_file import store_evaluation
@@ -275,6 +297,15 @@ class _Work:
         if self.is_output:
             # At once: who is interrupted goes on from here.
             store_evaluation(self.place, video.name, file)
+
+
+def _save(rows: list[Row], path: Path) -> None:
+    from glc_ray.evaluation.table import write_table
+
+    try:
+        write_table(rows, path)
+    except OSError as error:
+        raise RenderError(f"--save {path}: cannot be written ({error.strerror or error})") from None
 
 
 def _renew_report(place: Output, ids: set[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 from glc_ray.comparison.design import read_prompts
 from glc_ray.comparison.scores import score_of
@@ -72,6 +73,14 @@ def test_orderings_say_who_is_first_and_what_each_part_gives(report: ModuleType)
 def test_every_part_of_the_paper_is_among_the_ablations(report: ModuleType) -> None:
     assert set(report.PAPER_LOSSES) <= set(ABLATION)
     assert set(report.BASELINES) <= set(ABLATION)
+
+
+def test_a_bucket_is_refused_before_anything_is_rendered(report: ModuleType) -> None:
+    import run
+
+    for option in ("--output", "--results"):
+        done = CliRunner().invoke(run.main, [option, "s3://bucket/ablation"])
+        assert (done.exit_code, "no URIs" in done.output) == (2, True)
 
 
 def test_the_report_is_of_what_is_finished(report: ModuleType, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -12,9 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from glc_ray.cli import main
 from glc_ray.evaluation import Video, evaluate_videos, output_videos
+from glc_ray.evaluation.evaluating import evaluated
 from glc_ray.evaluation.evaluation_file import EvaluationFile, read_evaluation
 from glc_ray.protocols import UserError
 from glc_ray.report_page.report import Report
@@ -83,6 +86,15 @@ def test_an_output_in_a_bucket(place: Output, s3: BucketServer):  # noqa: F811
     assert (s3.root / "scored" / "out" / evaluation_path("still")).is_file()
     again = call(bucket, "--scores", QUICK)
     assert (again.exit_code, "1/2" in again.output) == (0, False)
+    # A folder of pictures with a dot in its name, as methods have them.
+    frames = s3.root / "scored" / "out" / "videos" / "glc_weight_0.5"
+    frames.mkdir()
+    for number in range(3):
+        Image.new("RGB", (96, 64)).save(frames / f"{number}.png")
+    pictures = Video("0", "videos/glc_weight_0.5", output=bucket)
+    (done,) = evaluated([pictures], ["change"])
+    assert done.file is not None, done.error
+    assert done.file.num_frames == 3
     assert ScoreTotals(Output(bucket)).look() == ScoreTotals(place).look() != ()
 
 
@@ -197,10 +209,57 @@ def test_a_missing_package_is_named(place: Output, monkeypatch, kind, module, pa
 
 def test_export_alone(place: Output, tmp_path: Path):
     folder = tmp_path / "vbench"
+    before = [stored.path for stored in place.list("")]
     done = call(place.location, "--vbench-export", str(folder))
     assert done.exit_code == 0, done.output
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["a box-0.mp4", "a red ball rolls over the sea at day-0.mp4"]
+    assert [stored.path for stored in place.list("")] == before
+    again = call(place.location, "--vbench-export", str(folder), "--scores", "sharpness")
+    assert again.exit_code == 2
+    assert "has files in it" in again.output
+    # Before anything was scored.
+    assert "1/2" not in again.output
+    assert place.size("scores.parquet") is None
+
+
+def test_what_was_scored_outlives_a_vbench_that_fails(place: Output, tmp_path: Path):
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho no GPU\nexit 3\n")
+    failing.chmod(0o755)
+    done = call(
+        *(place.location, "--scores", "sharpness,vbench.imaging_quality"),
+        *("--vbench-python", str(failing)),
+    )
+    assert done.exit_code == 1
+    assert done.output.endswith("error: VBench failed with exit code 3; it said:\nno GPU\n")
+    assert set(table(place)) == {("moving", "sharpness"), ("still", "sharpness")}
+
+
+def test_a_file_is_scored_whatever_lies_beside_it(tmp_path: Path):
+    clip = tmp_path / "a box.mp4"
+    encode([moving_texture(9)], clip)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")).write_bytes(b"")
+    alone = call(str(clip), "--scores", "sharpness", "--json")
+    assert alone.exit_code == 0, alone.output
+    whole = call(str(tmp_path), "--scores", "sharpness")
+    assert whole.exit_code in (1, 2)
+    assert "a name in it is no UTF-8" in whole.output
+    nowhere = call(str(clip), "--scores", "sharpness", "--save", str(tmp_path / "none" / "x"))
+    assert nowhere.exit_code == 2
+    assert "there is no such folder" in nowhere.output
+
+
+def test_a_video_that_changes_its_size_is_left_out(place: Output):
+    folder = Path(place.location).parent / "clips"
+    folder.mkdir()
+    for name, sizes in (("good", (1, 1)), ("mixed", (1, 2))):
+        (folder / name).mkdir()
+        for number, divisor in enumerate(sizes):
+            Image.new("RGB", (96 // divisor, 64)).save(folder / name / f"{number}.png")
+    found = list(evaluated([Video(n, str(folder / n)) for n in ("mixed", "good")], ["change"]))
+    assert "frame 1 is 48×64, the first is 96×64" in found[0].error
+    assert found[1].file is not None
 
 
 def test_truth_is_of_that_worlds_prompts(place: Output):

@@ -13,7 +13,9 @@ def _names(better: int, group: Group = "score") -> str:
     return "|".join(one.name for one in SCORES if (one.better, one.group) == (better, group))
 
 
-_MORE, _LESS, _TRUTH = f"{_names(1)}|vbench[.].*", _names(-1), _names(1, "truth")
+_MORE, _LESS = f"{_names(1)}|vbench[.].*", _names(-1)
+_TRUTH, _TRUTH_LESS = _names(1, "truth"), _names(-1, "truth")
+_MOTION = f"{_names(0)}|{_names(0, 'truth')}"
 
 
 def scores() -> dashboard.Dashboard:
@@ -78,5 +80,18 @@ def scores() -> dashboard.Dashboard:
             "none",
             (now(t.SCORE, "score", score=_TRUTH, of="mean"), "{{score}} {{output}}"),
             most=1,
+        ),
+        bars(
+            "Truth, less is better",
+            "Largest jump of the object in pixels, and largest change of the landscape.",
+            "none",
+            (now(t.SCORE, "score", score=_TRUTH_LESS, of="mean"), "{{score}} {{output}}"),
+        ),
+        bars(
+            "How much moves",
+            "Neither more nor less is better. What stands still looks good in most other scores: "
+            "toyworld.speed is 1 where objects are as fast as that world's.",
+            "none",
+            (now(t.SCORE, "score", score=_MOTION, of="mean"), "{{score}} {{output}}"),
         ),
     )

@@ -18,6 +18,8 @@ from glc_ray.comparison.table import (
     cells,
     difference_text,
     mean_text,
+    most_videos,
+    num_videos,
     of_length,
     summary,
 )
@@ -43,7 +45,7 @@ def markdown(
         pictures: of cases.
         up: what leads from the page to the output: ``../``.
     """
-    lines = ["# Comparison", "", *_head(design), ""]
+    lines = ["# Comparison", "", *_head(design, num_videos(rows)), ""]
     for num_frames, plot in zip(design.lengths, plots, strict=True):
         of = of_length(rows, num_frames)
         if of:
@@ -76,7 +78,7 @@ def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
     for group, title in GROUPS.items():
         own = [row for row in rows if row.score.group == group]
         if own:
-            yield from (f"{title}:", "", *_by_variant(own, mean_text), "")
+            yield from (f"{title}:", "", *_by_variant(own, _mean_text_of(own)), "")
     yield interval_line(rows, first)
     if not others:
         return
@@ -95,6 +97,11 @@ def length_lines(rows: Sequence[Row], plot: str) -> Iterator[str]:
             yield from ("", *_by_variant(own, difference_text))
 
 
+def _mean_text_of(rows: Sequence[Row]) -> Callable[[Row], str]:
+    most = most_videos(rows)
+    return lambda row: mean_text(row, most.get(row.score.name, 0))
+
+
 def _by_variant(rows: Sequence[Row], say: Callable[[Row], str]) -> Iterator[str]:
     """A table with a variant a line and a score a column."""
     variants, scores, by_place = cells(rows)
@@ -105,11 +112,18 @@ def _by_variant(rows: Sequence[Row], say: Callable[[Row], str]) -> Iterator[str]
 def interval_line(rows: Sequence[Row], first: str) -> str:
     """How marks and intervals are to be read."""
     over = {row.difference.over for row in rows if row.difference}
+    most = most_videos(rows)
+    means = "Means"
+    if any(row.value and row.value.num_videos < most[row.score.name] for row in rows):
+        means += (
+            " (in brackets: of so few videos, so that they do not stand beside the others; "
+            "differences are of what both have)"
+        )
     if not over:
-        return "Means."
+        return f"{means}."
     if over == {""}:
         return (
-            f"Means. There are no intervals: they need {LEAST_DRAWS} prompts, or {LEAST_DRAWS} "
+            f"{means}. There are no intervals: they need {LEAST_DRAWS} prompts, or {LEAST_DRAWS} "
             "seeds of every prompt."
         )
     drawn = (
@@ -118,7 +132,7 @@ def interval_line(rows: Sequence[Row], first: str) -> str:
         else "seeds within each prompt, so that it speaks of these prompts alone"
     )
     return (
-        f"Means; {MARKS['better']} better and {MARKS['worse']} worse than {first}, where the 95% "
+        f"{means}; {MARKS['better']} better and {MARKS['worse']} worse than {first}, where the 95% "
         "interval of the paired difference leaves out 0: a bootstrap over "
         f"{drawn}. Each interval stands for itself: of twenty that should hold 0, one does not."
     )
@@ -141,6 +155,7 @@ def show(rows: Sequence[Row], lengths: Sequence[int], console: Console) -> None:
         if not of:
             continue
         variants, scores, by_place = cells(of)
+        say = _mean_text_of(of)
         console.print(f"\n{num_frames} frames", style="bold", highlight=False)
         room = max(1, (console.width - _WIDEST_NAME) // _COLUMN)
         for at in range(0, len(scores), room):
@@ -150,18 +165,22 @@ def show(rows: Sequence[Row], lengths: Sequence[int], console: Console) -> None:
             for score in some:
                 table.add_column(score, justify="right", overflow="fold")
             for variant in variants:
-                table.add_row(variant, *(mean_text(by_place[variant, score]) for score in some))
+                table.add_row(variant, *(say(by_place[variant, score]) for score in some))
             console.print(table)
         console.print(interval_line(of, variants[0]), highlight=False)
 
 
-def _head(design: Design) -> Iterator[str]:
+def _head(design: Design, finished: int) -> Iterator[str]:
     prompts = list(dict.fromkeys(case.prompt for case in design.cases))
     seeds = list(dict.fromkeys(case.seed for case in design.cases))
     yield (
         f"{_count(len(design.variants), 'method')} on {_count(len(prompts), 'prompt')} with "
         f"{_count(len(seeds), 'seed')} each, against {design.variants[0].name}."
     )
+    wanted = len(design.cases) * len(design.variants)
+    if finished < wanted:
+        yield ""
+        yield f"{finished} of {wanted} videos are finished and scored."
 
 
 def _count(number: int, name: str) -> str:

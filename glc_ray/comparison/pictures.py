@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from glc_ray.comparison.sheet import Strips
 from glc_ray.config import EncodeSpec
 from glc_ray.media.encode import encode_frames
 from glc_ray.media.formats import choose
-from glc_ray.media.read import opened
+from glc_ray.media.read import UnreadableError, opened
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
 
@@ -49,7 +50,8 @@ def draw(
         columns: of the sheet.
 
     Raises:
-        UserError, StorageError, FFmpegError: a video cannot be read, or a picture not written.
+        UnreadableError: a video cannot be read, or ends before the others.
+        StorageError, FFmpegError: nor fetched, or a picture not written.
     """
     first, case = records[0], pictures.case
     title = f"{case.prompt}  ·  seed {case.seed}"
@@ -57,7 +59,12 @@ def draw(
     strips = Strips(labels, first.num_frames, title=title, fps=first.fps, picks=columns)
 
     def drawn(readers: Sequence[Iterator[NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
-        for index, frames in enumerate(zip(*readers, strict=True)):
+        for index, frames in enumerate(zip_longest(*readers)):
+            for record, frame in zip(records, frames, strict=True):
+                if frame is None:
+                    raise UnreadableError(
+                        f"{place.uri(record.path)}: has {index} frames, others of the case more"
+                    )
             strips.add(index, frames)
             yield mosaic.draw(index, frames)[None]
 
@@ -67,7 +74,7 @@ def draw(
         for number, record in enumerate(records):
             own = folder / str(number)
             own.mkdir()
-            source = opened(place.local_copy(record.path, own))
+            source = opened(place.local_copies(record.path, own))
             readers.append(stack.enter_context(source).frames)
         # Encoded by its own settings: the format of the videos may be one that cannot be watched.
         encoding = choose(EncodeSpec())

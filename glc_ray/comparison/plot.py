@@ -18,7 +18,7 @@ def svg(rows: Sequence[Row], title: str) -> str:
     """A figure of the rows of one length: every variant but the first against the first.
 
     A dot is the mean of the differences, a bar its interval, the line 0. Green is better and orange
-    worse than the first variant; grey tells nothing apart.
+    worse than the first variant; grey tells nothing apart. Of one variant there is nothing to show.
     """
     variants, scores, by_place = cells(rows)
     scores = [name for name in scores if by_place[variants[0], name].score.better]
@@ -39,12 +39,12 @@ def svg(rows: Sequence[Row], title: str) -> str:
             for line, variant in enumerate(variants[1:]):
                 parts.append(_text(8, top + line * _LINE + _LINE // 2 + 4, variant))
         own = [by_place[variant, name] for variant in variants[1:]]
-        parts += _panel(_LABEL + column * (_PANEL + _GAP), top, name, own)
+        better = by_place[variants[0], name].score.better
+        parts += _panel(_LABEL + column * (_PANEL + _GAP), top, name, better, own)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(left: int, top: int, name: str, rows: Sequence[Row]) -> list[str]:
-    better = next(row.score.better for row in rows)
+def _panel(left: int, top: int, name: str, better: int, rows: Sequence[Row]) -> list[str]:
     arrow = "right is better" if better > 0 else "left is better"
     bottom = top + len(rows) * _LINE
     middle = left + _PANEL / 2

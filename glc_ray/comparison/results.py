@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -13,9 +14,12 @@ from glc_ray.comparison.design import Case, Cell, Design
 from glc_ray.comparison.pictures import Pictures, draw
 from glc_ray.comparison.values import Scorer, Tell, long_form
 from glc_ray.foreign import from_json
+from glc_ray.media.read import UnreadableError
 from glc_ray.store import manifest
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
+
+_LOG = logging.getLogger(__name__)
 
 FOLDER = "comparison"
 CATALOG = f"{FOLDER}/catalog.jsonl"
@@ -52,7 +56,7 @@ class Results:
             for record in manifest.read(place)
             if record.id in wanted and record.status == "done"
         }
-        self._drawn = {} if anew else self._known_pictures()
+        self._anew, self._drawn = anew, self._known_pictures()
 
     def rows(self, scorer: Scorer) -> list[table.Row]:
         """Score what was not scored before, store the scores, and put them together."""
@@ -64,7 +68,7 @@ class Results:
         return table.rows(values, self._design.lengths, names)
 
     def draw(self, *, columns: int, cases: int | None) -> list[Pictures]:
-        """Draw the cases that are not drawn yet.
+        """Draw the cases that are not drawn yet; one with a video that cannot be read is left out.
 
         Args:
             columns: instants on a strip.
@@ -80,8 +84,12 @@ class Results:
             if cases is not None and counts[case.num_frames] > cases:
                 continue
             records = [self._records[cell.id] for cell in cells if cell.id in self._records]
-            if len(records) == len(cells):
+            if len(records) < len(cells):
+                continue
+            try:
                 made.append(self._draw(case, cells, records, columns))
+            except UnreadableError as error:
+                _LOG.warning("%s: not drawn: %s", case.slug, error)
         return made
 
     def store(self, rows: Sequence[table.Row], pictures: Sequence[Pictures]) -> None:
@@ -94,7 +102,7 @@ class Results:
         for num_frames in self._design.lengths:
             plots.append(f"differences-{num_frames}.svg")
             of = table.of_length(rows, num_frames)
-            if of:
+            if of and len(self._design.variants) > 1:
                 self._put(f"{FOLDER}/{plots[-1]}", plot.svg(of, f"{num_frames} frames"))
         self._put(PAGE, page.markdown(self._design, rows, plots, pictures, up="../"))
 
@@ -104,10 +112,15 @@ class Results:
         made = Pictures(
             case, f"{FOLDER}/videos/{case.slug}.mp4", f"{FOLDER}/strips/{case.slug}.png"
         )
-        shown = [*(cell.variant.name for cell in cells), *(cell.id for cell in cells), str(columns)]
+        shown = [
+            *(cell.variant.name for cell in cells),
+            *(cell.id for cell in cells),
+            *(str(record.finished_at) for record in records),
+            str(columns),
+        ]
         paths = (made.video, made.strips)
         is_there = all(self._place.size(path) is not None for path in paths)
-        if not is_there or self._drawn.get(case.slug) != shown:
+        if self._anew or not is_there or self._drawn.get(case.slug) != shown:
             self._tell(f"{case.slug}: drawing")
             labels = [cell.variant.name for cell in cells]
             draw(self._place, made, labels, records, columns=columns)
@@ -116,7 +129,7 @@ class Results:
         return made
 
     def _known_pictures(self) -> dict[str, list[str]]:
-        """What each case's pictures show: names, ids, columns."""
+        """What each case's pictures show: names, ids, when each was rendered, columns."""
         try:
             known = from_json(self._place.read_bytes(_DRAWN) or b"{}")
         except ValueError:

@@ -9,8 +9,10 @@ far too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -49,9 +51,10 @@ class Estimate:
 def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
     """Mean and interval of values by (prompt, seed).
 
-    The interval is the bootstrap's percentile interval, widened about the mean by sqrt(n/(n − 1)):
-    resampling n draws understates their variance by (n − 1)/n, which counts for few prompts.
-    The same values give the same interval.
+    The interval is the bootstrap's percentile interval, widened about the mean for few draws:
+    resampling n of them understates their variance by (n − 1)/n, and takes this variance for
+    known, which Student's t with n − 1 degrees of freedom does not (of five draws: 1.6 times as
+    wide in all). The same values give the same interval.
 
     Raises:
         ValueError: no values.
@@ -71,7 +74,7 @@ def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
     else:
         return Estimate(mean, None, None, len(values), "")
     tails = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = mean + (tails - mean) * np.sqrt(draws / (draws - 1))
+    low, high = mean + (tails - mean) * _widening(draws)
     return Estimate(mean, float(low), float(high), len(values), over)  # type: ignore[arg-type]
 
 
@@ -87,6 +90,20 @@ def paired(
     """
     common = {key: values[key] - baseline[key] for key in values if key in baseline}
     return estimate(common) if common else None
+
+
+def _widening(draws: int) -> float:
+    """How much wider an interval of the mean is than the bootstrap's percentiles, by theory."""
+    freedom, normal = draws - 1, NormalDist().inv_cdf((1 + LEVEL) / 2)
+    # Student's quantile as a series in 1/freedom (Abramowitz and Stegun, 26.7.5); with 4 degrees
+    # it is 0.2% short.
+    student = (
+        normal
+        + (normal**3 + normal) / (4 * freedom)
+        + (5 * normal**5 + 16 * normal**3 + 3 * normal) / (96 * freedom**2)
+        + (3 * normal**7 + 19 * normal**5 + 17 * normal**3 - 15 * normal) / (384 * freedom**3)
+    )
+    return math.sqrt(draws / freedom) * student / normal
 
 
 def _over_prompts(groups: Sequence[Sequence[float]], random: np.random.Generator) -> NDArray:

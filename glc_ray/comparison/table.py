@@ -126,11 +126,33 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[str], dict[tuple[str, st
     return variants, scores, by_place
 
 
-def mean_text(row: Row) -> str:
-    """``0.912 ▼``; a dash of what is not there."""
+def num_videos(rows: Sequence[Row]) -> int:
+    """Videos that have any score, of all variants."""
+    of: dict[tuple[int, str], int] = {}
+    for row in rows:
+        key = (row.num_frames, row.variant)
+        of[key] = max(of.get(key, 0), row.value.num_videos if row.value else 0)
+    return sum(of.values())
+
+
+def mean_text(row: Row, most: int = 0) -> str:
+    """``0.912 ▼``, ``0.912 (8) ▼`` of 8 videos where others have ``most``; a dash of what is not
+    there."""
     if row.value is None:
         return "–"
-    return f"{_number(row.value.mean, row.score)} {MARKS.get(row.verdict, '')}".strip()
+    few = f"({row.value.num_videos})" if row.value.num_videos < most else ""
+    return " ".join(
+        filter(None, (_number(row.value.mean, row.score), few, MARKS.get(row.verdict, "")))
+    )
+
+
+def most_videos(rows: Sequence[Row]) -> dict[str, int]:
+    """Of each score, how many videos the variant has that has most."""
+    most: dict[str, int] = {}
+    for row in rows:
+        if row.value:
+            most[row.score.name] = max(most.get(row.score.name, 0), row.value.num_videos)
+    return most
 
 
 def difference_text(row: Row) -> str:

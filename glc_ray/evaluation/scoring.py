@@ -146,9 +146,6 @@ def _local(video: Video) -> Iterator[Path]:
         return
     folder = Path(tempfile.mkdtemp(prefix="glc-ray-"))
     try:
-        pictures = [] if Path(video.path).suffix else output.list(video.path)
-        for file in pictures:
-            output.local_copy(file.path, folder)
-        yield folder if pictures else output.local_copy(video.path, folder)
+        yield output.local_copies(video.path, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -93,28 +93,39 @@ def check_python(python: str) -> str:
     return os.path.abspath(found)  # noqa: PTH100
 
 
-def export(videos: Sequence[Video], folder: Path) -> Exported:
-    """Fill an empty folder with links to local videos, or copies of remote ones.
-
-    Prompts count from 0 on, in order; a prompt that a file name cannot hold is changed in it.
+def check_export(videos: Sequence[Video], folder: Path | None) -> None:
+    """Find out whether ``export`` can do it, before anything else is done.
 
     Raises:
-        UserError: a video is not .mp4, or the folder has something in it.
+        UserError: a video is not .mp4, or the folder, if one is given, has something in it, or is
+            a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"--vbench-export {folder}: has files in it, and VBench would read them; give an empty "
             "or a new folder"
         )
-    counts: Counter[str] = Counter()
-    names = {}
     for video in videos:
         if not video.path.lower().endswith(".mp4"):
             raise UserError(
                 f"{video.path}: VBench reads .mp4 alone; render or convert it to that, or leave "
                 "out --scores vbench.…"
             )
+
+
+def export(videos: Sequence[Video], folder: Path) -> Exported:
+    """Fill an empty folder with links to local videos, or copies of remote ones.
+
+    Prompts count from 0 on, in order; a prompt that a file name cannot hold is changed in it.
+
+    Raises:
+        UserError: as ``check_export``.
+    """
+    check_export(videos, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    names = {}
+    for video in videos:
         key = clash_key(vbench_name(video.prompt, 0))
         name = f"{vbench_name(video.prompt, counts[key])}.mp4"
         counts[key] += 1
@@ -134,7 +145,7 @@ def run_vbench(
         asked: its dimensions; those with weights download them on their first use.
 
     Raises:
-        VBenchError: it failed, or a video has no score.
+        VBenchError: it failed, or, after all others, a video has no score.
     """
     with tempfile.TemporaryDirectory(prefix="glc-ray-vbench-") as place:
         results = Path(place) / "results"
@@ -162,8 +173,10 @@ def read_results(
     """(video, score's name, value) of what VBench wrote.
 
     Raises:
-        VBenchError: it is something else, or a video has no score or none that is a number.
+        VBenchError: it is something else; or, after all others, a video has no score or none that
+            is a number.
     """
+    missing = []
     for dimension in asked:
         try:
             _, of_videos = from_json(data)[dimension]
@@ -175,11 +188,15 @@ def read_results(
         for name, video in exported.videos.items():
             value = _number(values.get(name))
             if value is None:
-                raise VBenchError(
-                    f"VBench has no {dimension} of {name} ({video.path}): it passes over videos "
-                    "that it cannot read; see whether another player shows it"
-                )
-            yield video, f"{PREFIX}{dimension}", value / (100 if dimension in _PERCENT else 1)
+                missing.append(f"{dimension} of {name} ({video.path})")
+            else:
+                yield video, f"{PREFIX}{dimension}", value / (100 if dimension in _PERCENT else 1)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise VBenchError(
+            f"VBench has no {missing[0]}{more}: it passes over videos that it cannot read; see "
+            "whether another player shows it"
+        )
 
 
 def _number(value: Any) -> float | None:

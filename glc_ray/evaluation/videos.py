@@ -44,14 +44,8 @@ def folder_videos(location: str) -> list[Video]:
     folder, _, name = whole.rpartition("/")
     is_file = name.lower().endswith(VIDEO_SUFFIXES)
     output = Output((folder or ("/" if whole.startswith("/") else ".")) if is_file else location)
-    files = [stored.path for stored in output.list("")]
-    found = [
-        path
-        for path in files
-        if "/" not in path
-        and path.lower().endswith(VIDEO_SUFFIXES)
-        and (path == name or not is_file)
-    ]
+    files = [output.stored(name)] if is_file else output.list("", recursive=False)
+    found = [file.path for file in files if file and file.path.lower().endswith(VIDEO_SUFFIXES)]
     if not found:
         raise UserError(
             f"{output.uri()}: neither an output of glc-ray nor a folder of videos; give the "

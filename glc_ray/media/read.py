@@ -32,7 +32,7 @@ class OpenVideo:
     fps: float
     """0 where the file does not say: a folder of pictures."""
     frames: Iterator[Frame]
-    """Once; raises UnreadableError where the file is damaged."""
+    """Once, all of one size; raises UnreadableError where the file is damaged."""
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[OpenVideo]:
         UserError: PyAV is not installed.
     """
     if path.is_dir():
-        yield OpenVideo(0.0, _pictures(path))
+        yield OpenVideo(0.0, _of_one_size(_pictures(path), path))
         return
     try:
         import av
@@ -63,7 +63,8 @@ def opened(path: Path) -> Iterator[OpenVideo]:
                 raise UnreadableError(f"{path}: has no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            yield OpenVideo(float(stream.average_rate or 0), _decoded(container, stream, path))
+            frames = _of_one_size(_decoded(container, stream, path), path)
+            yield OpenVideo(float(stream.average_rate or 0), frames)
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -95,6 +96,19 @@ def _pictures(folder: Path) -> Iterator[Frame]:
                 yield np.asarray(picture.convert("RGB"))
         except OSError as error:
             raise _unreadable(file, error) from None
+
+
+def _of_one_size(frames: Iterator[Frame], path: Path) -> Iterator[Frame]:
+    """Recordings of calls change their size on the way, which no score knows how to take."""
+    size: tuple[int, ...] | None = None
+    for number, frame in enumerate(frames):
+        height, width = frame.shape[:2]
+        if size is not None and size != (height, width):
+            raise UnreadableError(
+                f"{path}: frame {number} is {width}×{height}, the first is {size[1]}×{size[0]}"
+            )
+        size = height, width
+        yield frame
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableError:

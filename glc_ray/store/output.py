@@ -209,23 +209,35 @@ class Output:
             shutil.copyfileobj(source, target, _COPY_BYTES)
         return copy
 
-    def list(self, folder: str) -> list[StoredFile]:
-        """The finished files below ``folder``, by path; none where there is no such folder."""
-        selector = fs.FileSelector(self._full(folder), allow_not_found=True, recursive=True)
-        with self._explained("list", folder):
-            found = self._fs.get_file_info(selector)
+    def local_copies(self, path: str, folder: Path) -> Path:
+        """As ``local_copy``, of a file or of a folder of files."""
+        pictures = [] if self._is_local else self.list(path)
+        if not pictures:
+            return self.local_copy(path, folder)
+        copies = folder / PurePosixPath(path).name
+        copies.mkdir()
+        for stored in pictures:
+            self.local_copy(stored.path, copies)
+        return copies
+
+    def list(self, folder: str, *, recursive: bool = True) -> list[StoredFile]:
+        """The finished files below ``folder``, by path; none where there is no such folder.
+
+        Raises:
+            StorageError: it cannot be read, or a file's name is no UTF-8.
+        """
+        selector = fs.FileSelector(self._full(folder), allow_not_found=True, recursive=recursive)
         start = len(self._full("")) + 1
-        return sorted(
-            (
+        with self._explained("list", folder):
+            found = [
                 StoredFile(info.path[start:], info.size, (info.mtime_ns or 0) / 1e9)
-                for info in found
+                for info in self._fs.get_file_info(selector)
                 if info.type == fs.FileType.File
                 and not info.path.endswith(PARTIAL)
                 # A key of an object may be anything.
                 and ".." not in info.path[start:].split("/")
-            ),
-            key=lambda stored: stored.path,
-        )
+            ]
+        return sorted(found, key=lambda stored: stored.path)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; one that is not there is no error."""
@@ -302,6 +314,11 @@ class Output:
     def _explained(self, action: str, path: str) -> Iterator[None]:
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise StorageError(
+                f"{self.uri(path)}: cannot {action}: a name in it is no UTF-8 ({error.object!r}); "
+                "rename that file"
+            ) from error
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{self.uri(path)}: cannot {action}: {self._why(error)}") from error
 

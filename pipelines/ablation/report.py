@@ -9,7 +9,7 @@ from typing import Any
 
 from glc_ray import __version__
 from glc_ray.comparison.page import length_lines, score_lines
-from glc_ray.comparison.table import Row, summary
+from glc_ray.comparison.table import Row, num_videos, summary
 
 BASELINES = ("direct", "gen_l_video", "freenoise", "freelong")
 PAPER_LOSSES = {
@@ -57,14 +57,15 @@ def _head(lengths: Sequence[Length], options: Mapping[str, Any]) -> Iterator[str
         yield (
             f"- {length.num_frames} frames: {length.num_prompts} held-out prompts with "
             f"{length.num_seeds} seed{'' if length.num_seeds == 1 else 's'} each, "
-            f"{_videos(length.rows)} videos; [table]({length.table})"
+            f"{_videos(length)} videos; [table]({length.table})"
         )
 
 
-def _videos(rows: Sequence[Row]) -> int:
-    counts = {row.variant: row.value.num_videos for row in rows if row.score.name == "forwards"
-              and row.value}  # fmt: skip
-    return sum(counts.values())
+def _videos(length: Length) -> str:
+    variants = {row.variant for row in length.rows}
+    wanted = length.num_prompts * length.num_seeds * len(variants)
+    finished = num_videos(length.rows)
+    return str(finished) if finished == wanted else f"{finished} of {wanted}"
 
 
 def _of_length(length: Length) -> Iterator[str]:
@@ -113,12 +114,16 @@ def _judged(rows: Sequence[Row]) -> list[str]:
 
 
 def _leader(rows: Sequence[Row], score: str, first: str) -> str:
-    """The method with the best mean, the first where it is one of several; empty: all are equal."""
-    means = {
-        row.variant: row.score.better * row.value.mean
+    """The method with the best mean, the first where it is one of several; empty: all are equal.
+
+    By the differences from the first, which are of the videos that both have: means may be of
+    others.
+    """
+    gains = {first: 0.0} | {
+        row.variant: row.score.better * row.difference.mean
         for row in rows
-        if row.score.name == score and row.value and row.variant in (first, *BASELINES)
+        if row.score.name == score and row.difference and row.variant in BASELINES
     }
-    if len(set(means.values())) < 2:
+    if len(set(gains.values())) < 2:
         return ""
-    return max(means, key=lambda variant: (means[variant], variant == first))
+    return max(gains, key=lambda variant: (gains[variant], variant == first))

@@ -1,11 +1,11 @@
 """The paper's comparison and ablation on the embedded model: render, score, report.
 
-    python pipelines/ablation/run.py --output output/ablation
+    python pipelines/ablation/run.py --results pipelines/ablation/results
 
 Every method and ablation on the same prompts and seeds, at the paper's lengths: 145, 289 and 1,201
 frames, which are 6, 12 and 48 clips of this model. It goes on where it was stopped: Ctrl-C, or a
 kill, and the same command again. After every length, and with --no-render at any time, it writes
-what is finished to RESULTS.md.
+what is finished of the lengths and methods that it was given to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROOF_METHODS = ("glc", "glc-vmcr", "glc-glcd", "direct")
 @click.command(cls=FrontDoor)
 @click.option("--output", default="output/ablation", metavar="FOLDER", help="[output/ablation]")
 @click.option(
-    "--results", metavar="FOLDER", help="Where RESULTS.md goes. [pipelines/ablation/results]"
+    "--results", metavar="FOLDER", help="Where RESULTS.md and its files go. [OUTPUT/results]"
 )
 @click.option("--methods", default=",".join(ABLATION), metavar="A,B,...", help="As of compare.")
 @click.option(
@@ -74,9 +74,9 @@ def main(
     plan = dict(lengths) or (PROOF if proof else PLAN)
     names = list(PROOF_METHODS) if proof else methods.split(",")
     options = assigned(assignments) | ({"sampling.num_steps": 2} if proof else {})
-    if proof and results is None:
-        results = f"{output}/results"
-    folder = Path(results or HERE / "results")
+    if "://" in output or "://" in (results or ""):
+        raise UserError("--output, --results: are folders of this machine here, no URIs")
+    folder = Path(results or f"{output}/results")
     if max(plan.values()) > len(prompts) or min(plan.values()) < 1 or seeds < 1:
         raise UserError(
             f"--length, --seeds: there are {len(prompts)} prompts, of which a length takes 1 or "
@@ -114,7 +114,8 @@ def _taken_over(
     """Copy what the report shows of a length; the videos stay where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     plot = f"differences-{num_frames}.svg"
-    (folder / plot).write_text(svg(found.rows, f"{num_frames} frames"), encoding="utf-8")
+    if len(found.design.variants) > 1:
+        (folder / plot).write_text(svg(found.rows, f"{num_frames} frames"), encoding="utf-8")
     strips = ""
     if found.pictures:
         strips = f"strips-{num_frames}.png"

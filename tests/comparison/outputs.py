@@ -30,7 +30,9 @@ def planned(
     return plan, plan.cells(CatalogJobs(str(pipeline)))
 
 
-def finish(place: Output, folder: Path, cells: list[Cell]) -> dict[str, np.ndarray]:
+def finish(
+    place: Output, folder: Path, cells: list[Cell], *, finished_at: float = 1.0
+) -> dict[str, np.ndarray]:
     """Write videos as if they were rendered, each of its own brightness; frames by id."""
     place.prepare()
     frames = {}
@@ -60,7 +62,7 @@ def finish(place: Output, folder: Path, cells: list[Cell]) -> dict[str, np.ndarr
                     anchor_forwards=1,
                     forward_s=1.5,
                     denoise_s=1.0,
-                    finished_at=1.0,
+                    finished_at=finished_at,
                 )
             )
     return frames

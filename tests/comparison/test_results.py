@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from glc_ray.protocols import UserError
 from glc_ray.store.catalog import read_rows
 from glc_ray.store.output import Output
 from tests.comparison.outputs import NUM_FRAMES, finish, planned
-from tests.media.clips import read
+from tests.media.clips import encode, moving_texture, read
 
 WORDS = ("change", "sharpness")
 
@@ -148,6 +149,64 @@ def test_pictures_show_the_frames_of_every_video(
     assert Results(place, plan, cells).draw(columns=5, cases=0) == []
 
 
+def test_a_video_that_cannot_be_read_is_left_out(
+    tiny_pipeline: Path, place: Output, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, cells = planned(tiny_pipeline, seeds=(0, 1, 2))
+    finish(place, tmp_path, cells)
+    Path(place.uri(f"videos/{cells[0].name}.mp4")).write_bytes(b"not a video")
+    encode([moving_texture(20)], Path(place.uri(f"videos/{cells[3].name}.mp4")))
+    found = Results(place, plan, cells)
+    rows = found.rows(Scorer(WORDS))
+    found.store(rows, [])
+    drawn = found.draw(columns=2, cases=None)
+    found.store(rows, drawn)
+    assert [one.case.seed for one in drawn] == [2]
+    assert "has 20 frames, others of the case more" in caplog.text
+    assert "not drawn" in caplog.text
+    text = (place.read_bytes(results.PAGE) or b"").decode()
+    assert "5 of 6 videos are finished and scored." in text
+    # The means of the two are of different videos, and say so.
+    assert "in brackets: of so few videos" in text
+    assert re.search(r"\| glc \| [0-9.]+ \(2\) \|", text)
+    assert len(list(place.list("comparison/strips"))) == 1
+
+
+def test_one_method_has_a_page_without_differences(
+    tiny_pipeline: Path, place: Output, tmp_path: Path
+) -> None:
+    plan, cells = planned(tiny_pipeline, methods="glc")
+    finish(place, tmp_path, cells)
+    found = Results(place, plan, cells)
+    rows = found.rows(Scorer(WORDS))
+    found.store(rows, [])
+    text = (place.read_bytes(results.PAGE) or b"").decode()
+    assert "1 method on 1 prompt with 1 seed each" in text
+    assert ".svg" not in text
+    assert place.size("comparison/differences-33.svg") is None
+    ET.fromstring(plot.svg(rows, "33 frames"))  # noqa: S314
+
+
+def test_pictures_of_videos_that_were_rendered_again_are_drawn_again(
+    tiny_pipeline: Path, place: Output, tmp_path: Path
+) -> None:
+    plan, cells = planned(tiny_pipeline)
+    finish(place, tmp_path, cells)
+    (made,) = Results(place, plan, cells).draw(columns=2, cases=None)
+    video = Path(place.uri(made.video))
+
+    def drawn_anew(**options: bool) -> bool:
+        before = video.stat().st_mtime_ns
+        Results(place, plan, cells, **options).draw(columns=2, cases=None)  # type: ignore[arg-type]
+        return video.stat().st_mtime_ns != before
+
+    assert not drawn_anew()
+    assert drawn_anew(anew=True)
+    assert not drawn_anew()
+    finish(place, tmp_path, cells, finished_at=2e9)
+    assert drawn_anew()
+
+
 def test_what_is_stored(tiny_pipeline: Path, place: Output, tmp_path: Path) -> None:
     prompts = tuple(f"a *ball* <{number}>" for number in range(5))
     plan, cells = planned(tiny_pipeline, prompts=prompts)
@@ -197,6 +256,7 @@ def test_numbers_in_words() -> None:
     assert difference_text(row("drift", -0.0124, -0.02, -0.004)) == "−0.012 [−0.020, −0.004]"
     assert difference_text(row("drift", -0.0001, None, None)) == "0.000"
     assert mean_text(row("drift", 0.1, 0.05, 0.2)) == "1.000 ▼"
+    assert mean_text(row("drift", 0.1, 0.05, 0.2), most=10) == "1.000 (9) ▼"
     assert mean_text(Row(145, "glc", score_of("seam"), None, None)) == "–"
 
 

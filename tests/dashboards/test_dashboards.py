@@ -43,6 +43,24 @@ def test_committed_json_is_what_the_script_makes() -> None:
     assert committed == files(), "run `python -m dashboards.build`"
 
 
+def test_every_score_is_on_a_panel() -> None:
+    from glc_ray.comparison.scores import COST, SCORES
+
+    shown = [
+        re.search(r'score=~?"([^"]*)"', target["expr"])
+        for panel in BOARDS["glc-scores"]["panels"]
+        for target in panel.get("targets", [])
+    ]
+    patterns = [found[1] for found in shown if found]
+    missing = [
+        score.name
+        for score in SCORES
+        if score.name not in COST and not any(re.fullmatch(p, score.name) for p in patterns)
+    ]
+    assert patterns
+    assert missing == []
+
+
 @pytest.mark.parametrize(("uid", "panel"), PANELS)
 def test_each_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]

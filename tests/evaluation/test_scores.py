@@ -19,6 +19,7 @@ from glc_ray.evaluation.scores.registry import DEFAULT, KINDS, chosen
 from glc_ray.evaluation.scores.sharpness import Sharpness, sharpness
 from glc_ray.evaluation.scores.smoothness import BlendSmoothness, InterpolatedSmoothness
 from glc_ray.evaluation.scores.truth import NAMES, ToyworldTruth
+from glc_ray.evaluation.toyworld.looks import landscape
 from glc_ray.evaluation.toyworld.rules import long_video_scores
 from glc_ray.protocols import UserError
 from tests.media.clips import moving_texture
@@ -282,11 +283,19 @@ def test_truth_in_chunks_is_truth_of_the_whole(count):
     words = prompt.split()
     whole = long_video_scores(frames, words[1], words[2], words[3])
     found = values(ToyworldTruth(Facts(prompt=prompt)), frames)
-    # Of one frame there is no speed.
+    # Of one frame there is no speed, no step, and no motion.
     known = {f"toyworld.{name}": whole[name] for name in NAMES if np.isfinite(whole[name])}
     assert found == pytest.approx(known)
-    assert len(NAMES) - len(known) == (1 if count == 1 else 0)
+    assert len(NAMES) - len(known) == (3 if count == 1 else 0)
     assert found["toyworld.present"] == 1
+
+
+def test_without_an_object_no_step_is_the_best_one():
+    frames = np.repeat(landscape("sea", "day").astype(np.uint8)[None], 50, axis=0)
+    prompt = "a red ball rolls over the sea at day"
+    found = values(ToyworldTruth(Facts(prompt=prompt)), frames)
+    assert found["toyworld.present"] == 0
+    assert not {"toyworld.longest_step", "toyworld.speed"} & set(found)
 
 
 def test_truth_is_of_its_own_world_alone():

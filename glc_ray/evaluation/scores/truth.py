@@ -68,7 +68,7 @@ class ToyworldTruth:
             "shape": np.array([seen == shape for seen in readings.shapes]),
         }
         for name in NAMES:
-            # Without an object there is no step that could be measured.
+            # Without an object there is no step that could be measured, nor motion of few frames.
             if np.isfinite(values[name]):
                 curve = curves.get(name)
                 as_numbers = None if curve is None else curve.astype(np.float64)

@@ -40,6 +40,8 @@ _LEAST_OVERLAP = 0.7
 """Intersection over union with the best shape from which an object has a shape."""
 _NUM_ANGLES = 12
 """Angles tried within one symmetry of a shape."""
+_SPAN = 25
+"""Frames of a native clip, by which motion is judged."""
 FAR_FROM_LAW = 2.5
 """RMS distance in pixels up to which a path follows a motion's law."""
 LONGEST_STEP = 9.0
@@ -140,9 +142,9 @@ def long_video_scores(frames: np.ndarray, colour: str, shape: str, motion: str) 
     present, colour, shape: share of frames that show an object, one of this colour, this shape.
     speed: mean distance between centres of neighbouring frames, by what it is over all clips of
     the motion: 1 is as fast as the world on average, 0 is still; NaN without an object.
-    longest_step: pixels, largest distance between centres of neighbouring frames.
+    longest_step: pixels, largest distance between centres of neighbouring frames; NaN likewise.
     motion: share of spans of 25 frames, half overlapping, that follow the motion's law
-    better than the others'.
+    better than the others'; NaN of a video that has no such span.
     background_change: largest change of a frame's landscape from the first frame's, RGB distance
     averaged over the pixels that are far from the object in both.
     """
@@ -156,15 +158,15 @@ def long_video_scores_of(
 ) -> dict[str, float]:
     """As ``long_video_scores``, from what was read off all frames and their background change."""
     steps = steps_of(readings.centres)
-    starts = range(0, max(len(readings.colours) - 24, 1), 12)
-    spans = [_span(readings, start, start + 25) for start in starts]
+    starts = range(0, len(readings.colours) - _SPAN + 1, _SPAN // 2)
+    spans = [_span(readings, start, start + _SPAN) for start in starts]
     return {
         "present": float(np.isfinite(readings.radii).mean()),
         "colour": float(np.mean([seen == colour for seen in readings.colours])),
         "shape": float(np.mean([seen == shape for seen in readings.shapes])),
         "speed": float(steps.mean()) / mean_speed(motion) if len(steps) else np.nan,
-        "longest_step": largest_step(readings.centres),
-        "motion": float(np.mean([motion_of(span) == motion for span in spans])),
+        "longest_step": float(steps.max()) if len(steps) else np.nan,
+        "motion": float(np.mean([motion_of(s) == motion for s in spans])) if spans else np.nan,
         "background_change": change,
     }
 
