@@ -208,12 +208,11 @@ class _Work:
 
     def ask_vbench(self, python: str | None, keep: str | None) -> None:
         """VBench's own scores, and its folder; what it has not done is told at the end."""
-        import tempfile
-
         from glc_ray.evaluation.vbench import VBenchError, export, run_vbench
+        from glc_ray.store.scratch import scratch_folder
 
         found: dict[str, dict[str, float]] = {}
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+        with scratch_folder() as folder:
             videos = self.videos if keep else self._vbench_todo
             exported = export(videos, Path(keep).expanduser() if keep else Path(folder) / "videos")
             if keep:

@@ -212,6 +212,18 @@ def sample_job(
     )
 
 
+def check_start(job: VideoJob, start: Boundary) -> None:
+    """Find out whether ``sample_job`` can go on from there.
+
+    Raises:
+        ValueError: it is of another scheduler, or of other settings of it.
+        LookupError, TypeError, AttributeError: parts of its state are missing, or others.
+    """
+    pipeline = job.pipeline
+    scheduler = backbones.load_scheduler(pipeline.model, pipeline.sampling, torch.Generator())
+    scheduler.restore(start.scheduler)
+
+
 def gather_clips(latents_BFCHW: Tensor, windows: Sequence[Window]) -> Tensor:
     """The clips of some windows of one video, (N, L, C, H, W)."""
     return torch.cat([latents_BFCHW[:, list(window.frames)] for window in windows])
@@ -254,6 +266,7 @@ class LocalDenoiser:
                 anchor = gather_clips(latents_BFCHW, [forward.anchor])
             with torch_threads(self.threads):
                 predictions = self.backbone.predict(clips, forward, self.conditioning, anchor)
+            predictions = predictions.to(latents_BFCHW.device)
             yield from zip(forward.windows, predictions.split(1), strict=True)
 
 

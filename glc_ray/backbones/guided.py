@@ -235,7 +235,12 @@ class GuidedModel(ABC):
                 windows=(forward.anchor, *forward.windows),
                 prompt_weights=(forward.anchor_prompt_weights, *forward.prompt_weights),
             )
-            clips_BFCHW = torch.cat([anchor_BFCHW, clips_BFCHW])
+            # Each by itself, since what is joined of pinned memory is not pinned.
+            parts = [
+                part.to(self.device, self.dtype, non_blocking=True)
+                for part in (anchor_BFCHW, clips_BFCHW)
+            ]
+            clips_BFCHW = torch.cat(parts)
             mode = BlendFirst(len(clips_BFCHW), options)
             return self._run(clips_BFCHW, together, conditioning, mode)[1:]
         states = self._anchors.get(forward.anchor_key)

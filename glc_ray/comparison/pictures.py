@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from glc_ray.media.formats import choose
 from glc_ray.media.read import UnreadableError, opened
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
+from glc_ray.store.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def draw(
             yield mosaic.draw(index, frames)[None]
 
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="glc-ray-")))
+        folder = Path(stack.enter_context(scratch_folder()))
         readers = []
         for number, record in enumerate(records):
             own = folder / str(number)

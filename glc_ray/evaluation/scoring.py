@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +13,7 @@ from glc_ray.evaluation.scores.measure import Facts, Measured
 from glc_ray.evaluation.scores.registry import DEFAULT, KINDS, chosen
 from glc_ray.media.read import opened
 from glc_ray.store.output import Output
+from glc_ray.store.scratch import scratch_folder
 
 _DEFAULT_FPS = 8.0
 _ANCHOR_S = 2.0
@@ -144,8 +143,5 @@ def _local(video: Video) -> Iterator[Path]:
     if output.is_local:
         yield output.local_copy(video.path, Path())
         return
-    folder = Path(tempfile.mkdtemp(prefix="glc-ray-"))
-    try:
-        yield output.local_copies(video.path, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder() as folder:
+        yield output.local_copies(video.path, Path(folder))

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from glc_ray.foreign import from_json
 from glc_ray.names import clash_key, vbench_name
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
+from glc_ray.store.scratch import scratch_folder
 
 PREFIX = "vbench."
 DIMENSIONS = (
@@ -147,7 +147,7 @@ def run_vbench(
     Raises:
         VBenchError: it failed, or, after all others, a video has no score.
     """
-    with tempfile.TemporaryDirectory(prefix="glc-ray-vbench-") as place:
+    with scratch_folder() as place:
         results = Path(place) / "results"
         request = {
             "videos": str(exported.folder.resolve()),
@@ -239,5 +239,5 @@ def _place(video: Video, target: Path) -> None:
     if output.is_local:
         target.symlink_to(output.local_copy(video.path, target.parent))
         return
-    with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+    with scratch_folder() as folder:
         shutil.move(output.local_copy(video.path, Path(folder)), target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from glc_ray.media.ffmpeg import FFmpegError, FFmpegProcess
 from glc_ray.media.formats import Encoding
 from glc_ray.media.muxing import file_url, frame_name, output_options, write_folder_tags
 from glc_ray.media.whole_file import whole_file, whole_folder
+from glc_ray.store.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def join_segments(
         return
     with (
         whole_file(path) as partial,
-        tempfile.TemporaryDirectory(prefix="glc-ray-") as folder,
+        scratch_folder() as folder,
     ):
         pieces = _concatenated(segments, Path(folder), fps)
         # No tag of the first segment's.

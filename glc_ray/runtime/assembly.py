@@ -8,7 +8,6 @@ import logging
 import re
 import shutil
 import tarfile
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -39,6 +38,7 @@ from glc_ray.store.paths import (
     work_latents_path,
     work_path,
 )
+from glc_ray.store.scratch import scratch_folder
 from glc_ray.store.storage import StorageError
 from glc_ray.window_borders import window_borders
 
@@ -109,7 +109,7 @@ class Assembly:
             raise StorageError(f"{self._output.uri()}: segments {missing} are not there any more")
         encoding = choose(job.pipeline.encode)
         path = video_path(name, encoding.format.suffix)
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+        with scratch_folder() as folder:
             segments = [self._fetch(ledger, entries[index], Path(folder)) for index in indices]
             video = Path(folder) / f"video{encoding.format.suffix}"
             report = join(

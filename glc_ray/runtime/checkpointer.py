@@ -10,7 +10,7 @@ from dataclasses import asdict
 from glc_ray.config import CheckpointSpec, VideoJob
 from glc_ray.protocols import SchedulerState
 from glc_ray.runtime.messages import Timings
-from glc_ray.sampler import Boundary
+from glc_ray.sampler import Boundary, check_start
 from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.checkpoint import Checkpoint
 from glc_ray.store.output import Output
@@ -31,6 +31,7 @@ class Checkpointer:
     def __init__(self, output: Output, video: str, job: VideoJob) -> None:
         self._output = output
         self._video = video
+        self._job = job
         self._latents_hash = job.latents_hash
         self._spec: CheckpointSpec = job.pipeline.resources.checkpoint
         self._newest: Checkpoint | None = None
@@ -46,14 +47,25 @@ class Checkpointer:
         self._thread.start()
 
     def load(self) -> tuple[Boundary, Timings] | None:
-        """Where an earlier attempt came to, and what it took; None from the beginning."""
+        """Where an earlier attempt came to, and what it took; None from the beginning.
+
+        What another version of this program or of diffusers left, and cannot be gone on from, is
+        deleted: the video would fail by it again and again.
+        """
         found = checkpoints.load_latest(self._output, self._video, self._latents_hash)
         if found is None:
             return None
-        state = SchedulerState(tensors=found.tensors, values=found.values["scheduler"])
+        try:
+            state = SchedulerState(tensors=found.tensors, values=found.values["scheduler"])
+            boundary = Boundary(found.step_index, found.latents_BFCHW, state)
+            timings = Timings(**found.values["timings"])
+            check_start(self._job, boundary)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            _LOG.warning("its checkpoint is of another version, so that it begins anew: %s", error)
+            checkpoints.delete(self._output, self._video)
+            return None
         self._written_step = found.step_index
-        boundary = Boundary(found.step_index, found.latents_BFCHW, state)
-        return boundary, Timings(**found.values["timings"])
+        return boundary, timings
 
     def offer(self, boundary: Boundary, timings: Timings) -> None:
         """The state after a step; it is stored if it is time to, and the writer is free."""
@@ -82,7 +94,7 @@ class Checkpointer:
             else:
                 tensors = (newest.latents_BFCHW, *newest.tensors.values())
                 self.written_bytes += sum(tensor.nbytes for tensor in tensors)
-            self._written_step = newest.step_index
+                self._written_step = newest.step_index
             self._written_at = time.monotonic()
             self.write_s += self._written_at - start
 

@@ -193,6 +193,9 @@ class Coordinator:
         def offer(boundary: Boundary) -> None:
             progress.metrics.checkpoints(checkpointer.write_s, checkpointer.written_bytes)
             checkpointer.offer(boundary, timings())
+            # Not before: who asks for a cancelled video again goes on from here. After the last
+            # step its latents are stored; decoders hear of the end then.
+            progress.go_on()
 
         def step(report: StepReport, latents: Tensor) -> None:
             previews.step(report, latents)
@@ -216,7 +219,6 @@ class Coordinator:
             progress.metrics.nonfinite()
             raise
         except CancelledError:
-            # Who asks for it again goes on from here.
             checkpointer.flush()
             raise
         finally:
@@ -265,8 +267,11 @@ class _Progress:
         )
         self.metrics.step(report)
         self._tell(windows_done=0, num_windows=report.num_windows)
+
+    def go_on(self) -> None:
+        """Raises CancelledError where somebody asked for the video's end."""
         if ray.get(self._board.attend.remote(self.name, self._me)):
-            raise CancelledError(f"cancelled after step {report.step_index}")
+            raise CancelledError(f"cancelled after step {self.steps_done - 1}")
 
     def timings(self, denoiser: PoolDenoiser, prompt_s: float) -> Timings:
         """Of the steps so far."""

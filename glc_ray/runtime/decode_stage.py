@@ -6,7 +6,6 @@ import base64
 import json
 import logging
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,11 +30,12 @@ from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
-from glc_ray.runtime.tile_pool import BlendingDecoder, spread_over
+from glc_ray.runtime.tile_pool import BlendingDecoder, await_tile_actors, spread_over
 from glc_ray.store.latents import CorruptLatentsError
 from glc_ray.store.ledger import Ledger, SegmentEntry
 from glc_ray.store.output import Output
 from glc_ray.store.paths import work_latents_path
+from glc_ray.store.scratch import remove_abandoned_scratch, scratch_folder
 from glc_ray.store.storage import StorageError
 
 PICTURES = ".pictures"
@@ -88,7 +88,9 @@ class DecodeEncodeStage:
             tile_actors: those that decode where tiles are shared.
         """
         torch.set_num_threads(pipeline.decode.threads)
+        remove_abandoned_scratch()
         self._plans = plans
+        self._tile_actors = tile_actors
         self._tiles: SpreadTiles | None = None
         if plans.shared.kind == "tiles":
             dtype = getattr(torch, pipeline.decode.dtype or pipeline.model.dtype)
@@ -111,6 +113,8 @@ class DecodeEncodeStage:
         for loss in range(_MAX_LOSSES):
             about(video=row["name"], attempt=loss + 1)
             try:
+                if loss:
+                    await_tile_actors(self._tile_actors)
                 self._make(job, row, work)
             except CancelledError as cancelled:
                 work.status, error = "cancelled", str(cancelled)
@@ -184,7 +188,7 @@ class DecodeEncodeStage:
         attempts = [ledger.next_attempt(segment.index) for segment in stretch]
         for segment, attempt in zip(stretch, attempts, strict=True):
             ledger.claim(segment.index, attempt)
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+        with scratch_folder() as folder:
             written = write_segments(
                 self._decoder,
                 latents.as_tensor(),

@@ -161,6 +161,9 @@ class DenoiseStage:
                     "on from its last checkpoint"
                 )
                 await_coordinator(self._coordinator)
+                if are_stored(self._output, job):
+                    # It came to its end, and only its answer was lost.
+                    return Timings()
 
 
 def _row(row: Row, division: Division, index: int, **failure: str) -> Row:

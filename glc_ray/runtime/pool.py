@@ -61,6 +61,7 @@ class Pool:
     ) -> None:
         self._workers: tuple[Any, ...] = ()
         self._resources = resources
+        self._least_patience_s = resources.least_patience_s
         self._was_lost = was_lost
         self._notices = Notices()
         if was_lost:
@@ -71,6 +72,8 @@ class Pool:
         self._granted: dict[str, list[Assignment]] = {}
         """Grants that their video's coordinator has not fetched yet."""
         self._failed: dict[str, Failure] = {}
+        self._hopeless: Failure | None = None
+        """Why no worker is left: none is ready, and none is being started any more."""
         self._news: dict[str, asyncio.Event] = {}
         self._killed: set[str] = set()
         """Lives of workers that were killed and may not know it yet."""
@@ -111,6 +114,8 @@ class Pool:
         self._dispatch.open(video, priority=priority)
         self._granted[video] = []
         self._news[video] = asyncio.Event()
+        if self._hopeless is not None:
+            self._give_up(video, self._hopeless)
 
     async def submit(
         self, video: str, groups: Sequence[str | None], sticky: bool
@@ -349,8 +354,9 @@ class Pool:
             self._dispatch.leave(worker)
             self._notices.add(f"denoiser {worker} cannot start: {reason(error)}")
             if not self._starting and not self._dispatch.workers:
+                self._hopeless = Failure(None, f"no denoiser can start: {reason(error)}")
                 for video in list(self._news):
-                    self._give_up(video, Failure(None, f"no denoiser can start: {reason(error)}"))
+                    self._give_up(video, self._hopeless)
             return
         if life != before:
             self._dispatch.leave(worker)
@@ -375,8 +381,7 @@ class Pool:
         return statistics.median(self._took) if self._took else 0.0
 
     def _patience_s(self) -> float:
-        resources = self._resources
-        return max(resources.patience * self._usual_s(), resources.least_patience_s)
+        return max(self._resources.patience * self._usual_s(), self._least_patience_s)
 
     def _tell_waiting(self, now: float) -> None:
         """A cluster that lost its nodes may get others, so that the wait for them has no end."""
@@ -400,6 +405,14 @@ class Pool:
                 held = self._dispatch.assignments(worker)
                 if held and now - since > patience_s:
                     why = f"no answer in {now - since:.0f} s, where {self._usual_s():.1f} are usual"
+                    if not self._took:
+                        # Nobody knows yet what is usual. Should all be well, but slow, the next
+                        # attempts have the time that they need.
+                        self._least_patience_s = 2 * patience_s
+                        why = (
+                            f"no answer in {now - since:.0f} s, nor one before; where a forward "
+                            "takes so long, set resources.denoisers.least_patience_s higher"
+                        )
                     self._kill(worker)
                     self._fail(held[0], why, is_lost=True)
                     self._metrics.failed(worker, "silent")

@@ -242,6 +242,8 @@ class Run:
                 self._lease.check()
                 record = replace(record, queued_at=self._status.started_at)
                 self.add(record)
+                # At once: its work folder is gone, so that only this row knows that it is done.
+                self._manifest.flush()
                 yield record
         except StoppedError:
             self._checkpoint(renderer)

@@ -27,6 +27,9 @@ class TileActor:
         self._worker = TileWorker(decoder)
         self._has_begun = False
 
+    def ready(self) -> None:
+        """Answers once the actor has started, perhaps again."""
+
     def decode_tiles(self, tiles: dict[int, Array], first: bool) -> dict[int, Array]:
         """Pixels of each tile, float32: exact for any precision of the VAE.
 
@@ -51,6 +54,15 @@ def start_tile_actors(pipeline: PipelineSpec, count: int) -> list[Any]:
         max_restarts=-1,
     )
     return [actor.remote(pipeline) for _ in range(count)]
+
+
+def await_tile_actors(actors: list[Any]) -> None:
+    """Wait until all have started, perhaps again and elsewhere: before, Ray fails their calls.
+
+    Raises:
+        RayError: one cannot start.
+    """
+    ray.get([actor.ready.options(max_task_retries=-1).remote() for actor in actors])
 
 
 def spread_over(

@@ -30,6 +30,7 @@ from torch import Tensor
 from glc_ray.foreign import from_json
 from glc_ray.store.output import Output
 from glc_ray.store.paths import checkpoints_path
+from glc_ray.store.scratch import scratch_folder
 from glc_ray.store.storage import PARTIAL, StorageError, StoredFile
 
 FORMAT = "glc-ray checkpoint"
@@ -100,7 +101,7 @@ def load_latest(output: Output, video_id: str, latents_hash: str) -> Checkpoint 
     Raises:
         StorageError: storage cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+    with scratch_folder() as folder:
         for stored in sorted(_stored(output, video_id), key=_step_index, reverse=True):
             try:
                 local = output.local_copy(stored.path, Path(folder))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from glc_ray.store.output import Output
 from glc_ray.store.parquet import open_parquet
 from glc_ray.store.paths import MANIFEST, MANIFEST_PARTS
 from glc_ray.store.record import SCHEMA, WRITTEN, to_schema
+from glc_ray.store.scratch import scratch_folder
 from glc_ray.store.storage import StorageError
 
 BASE = "base"
@@ -120,7 +120,7 @@ def read_batches(
 @contextmanager
 def _source(output: Output, part: Part, in_place: bool) -> Iterator[pa.NativeFile | Path]:
     if not in_place:
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+        with scratch_folder() as folder:
             yield output.local_copy(part.path, Path(folder))
         return
     stream = output.read(part.path)

@@ -6,7 +6,6 @@ import fcntl
 import io
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from glc_ray.protocols import UserError
+from glc_ray.store.scratch import scratch_folder
 from glc_ray.store.storage import (
     PARTIAL,
     OutsideError,
@@ -144,7 +144,7 @@ class Output:
                 yield partial
                 self._rename(partial, path)
             return
-        with tempfile.TemporaryDirectory(prefix="glc-ray-") as folder:
+        with scratch_folder() as folder:
             local = Path(folder) / PurePosixPath(path).name
             # What the block itself cannot write is a matter of this machine's disk.
             try:

@@ -17,9 +17,12 @@ import pytest
 import ray
 import torch
 
+from glc_ray.catalog import CatalogJobs
 from glc_ray.config import VideoJob
+from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.render_catalog import render_catalog
+from glc_ray.runtime.run import Group, Run
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
 from glc_ray.store import manifest, run_status
 from glc_ray.store.latents import load_latents
@@ -151,3 +154,22 @@ def test_a_catalog_is_stopped_gone_on_with_and_found_done(
         ("red", 3, "done"),
         (rows[3].name, 2, "done"),
     }
+
+
+def test_a_video_that_is_done_is_in_the_manifest_before_the_next_ends(
+    ray_cluster: None, tiny_pipeline: Path, catalog: Path, tmp_path: Path
+) -> None:
+    """A driver that is killed then has not lost it: its work folder is gone already."""
+    place = Output(str(tmp_path / "out"))
+    place.prepare()
+    options = {"sampling.num_steps": 1}
+    seen = []
+    with Run(place) as run, run.connected(None, load_pipeline(str(tiny_pipeline), options.items())):
+        queue = run.fill(
+            str(catalog), CatalogJobs(str(tiny_pipeline), options), strict=False, force=False
+        )
+        groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
+        for record in run.render(groups, None):
+            others = manifest.read(Output(place.location))
+            seen.append(record.id in {row.id for row in others})
+    assert seen == [True, True]

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -162,6 +163,36 @@ def test_after_a_decoder_is_killed_only_missing_segments_are_made(
     assert (tmp_path / "stored").read_text().split() == ["0", "1", "2", "3"]
     made, expected = tmp_path / record.path, whole.output / whole.record.path
     assert made.read_bytes() == expected.read_bytes()
+
+
+class _LosesATile(DecodeEncodeStage):
+    """Loses one of the actors that share its tiles after its first segment, once."""
+
+    def _store(self, ledger: Any, written: Any, attempt: int) -> None:
+        super()._store(ledger, written, attempt)
+        if written.segment.index == 0:
+            ray.kill(self._tile_actors[0], no_restart=False)
+
+
+def test_a_lost_tile_actor_is_waited_for(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading its VAE again takes longer than Ray lets calls to it fail."""
+    expected = encoded_again(whole, tmp_path / "one", **TILES)
+    shared = {**TILES, "decode.parallel": "tiles", "resources.decoders.count": 2}
+    job = build_job(load_pipeline(str(whole.pipeline), (dict(OPTIONS) | shared).items()), None, 0)
+    place = tmp_path / "two"
+    output = Output(str(place))
+    output.prepare()
+    output.put(whole.latents, work_latents_path(video_id(job)))
+    monkeypatch.setattr(graph, "DecodeEncodeStage", _LosesATile)
+    farm = start_farm(str(place), [], job.pipeline.resources.denoisers)
+    plan = graph.GraphPlan(
+        job.pipeline, FilePlans(job.pipeline), num_videos=1, num_at_once=1, keep_latents=False
+    )
+    (record,) = graph.Graph(farm, plan).records(graph.Listed.of(job), frozenset())
+    assert (record.status, record.error) == ("done", "")
+    assert np.array_equal(pixels(place, record), expected)
 
 
 def test_part_of_a_video_in_another_format(whole: Whole, tmp_path: Path) -> None:

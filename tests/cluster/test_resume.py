@@ -131,6 +131,8 @@ def test_a_cancelled_video_frees_the_pool_at_the_next_step(
         with pytest.raises(RayTaskError) as failure:
             ray.get(answer)
         assert isinstance(failure.value.cause, CancelledError)
+        # Of the step that it ended with nothing is lost.
+        assert str(failure.value.cause) == f"cancelled after step {steps_stored(farm, job) - 1}"
         ray.get(coordinator.denoise.remote(other, "wanted"))
         assert np.array_equal(latents_of(farm, other), in_process(other))
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from glc_ray.config import DenoiserResources
 from glc_ray.runtime import pool as pool_module
@@ -181,6 +182,40 @@ def test_a_pool_that_was_started_anew_does_not_know_a_video_until_it_is_opened()
         (line,) = await pool.notices()
         assert line.startswith("the pool died and is started anew")
         assert await pool.notices() == []
+
+    asyncio.run(scenario())
+
+
+class _Broken(SimulatedWorker):
+    """Cannot load its model."""
+
+    def future(self) -> Future[str]:
+        answer: Future[str] = Future()
+        answer.set_exception(RayActorError())
+        return answer
+
+
+@pytest.mark.parametrize("opens_first", [True, False])
+def test_nobody_waits_for_workers_that_cannot_start(opens_first: bool) -> None:
+    """Neither whose video is open when the last of them fails, nor who comes later."""
+
+    async def scenario() -> None:
+        pool = Pool(DenoiserResources())
+        broken = [_Broken("0"), _Broken("1")]
+        if opens_first:
+            await pool.open("first", 0, broken)
+        else:
+            await pool.enrol(broken)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        for video in ("first", "second"):
+            if video == "second" or not opens_first:
+                await pool.open(video, 0, broken)
+            await pool.submit(video, [None], False)
+            failure = await asyncio.wait_for(pool.take(video), 30)
+            assert isinstance(failure, Failure)
+            assert failure.reason.startswith("no denoiser can start")
+            await pool.close(video)
 
     asyncio.run(scenario())
 
