@@ -405,7 +405,8 @@ class DenoiserResources(ActorResources):
     patience: Annotated[float, Field(gt=1)] = 10
     """A denoiser that takes this many times as long as is usual for a batch is replaced."""
     least_patience_s: Annotated[float, Field(gt=0)] = 600
-    """But none is before this many seconds: a first batch may wait for a compiler."""
+    """But none is before this many seconds: a first batch may wait for a compiler. While no batch
+    has been answered yet, each replacement has twice as long as the one before."""
 
 
 class DecoderResources(ActorResources):

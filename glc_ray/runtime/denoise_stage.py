@@ -152,7 +152,7 @@ class DenoiseStage:
                     raise
             except RayActorError:
                 # Nobody fetches what the pool grants the video until it is opened again, if ever.
-                self._farm.pool.close.remote(job.specification_hash)
+                self._farm.pool.give_up.remote(job.specification_hash)
                 losses += 1
                 if losses == _MAX_LOSSES:
                     raise

@@ -69,6 +69,9 @@ class Pool:
                 "the pool died and is started anew; its videos go on in the step that they are in"
             )
         self._dispatch = Dispatch(max_failures=_MAX_FAILURES)
+        self._tickets: dict[str, str] = {}
+        """Of the videos that are open, which the dispatch and all that follows know by them."""
+        self._newest = 0
         self._granted: dict[str, list[Assignment]] = {}
         """Grants that their video's coordinator has not fetched yet."""
         self._failed: dict[str, Failure] = {}
@@ -100,7 +103,9 @@ class Pool:
 
     # What coordinators call
 
-    async def open(self, video: str, priority: int, workers: Sequence[Any]) -> None:
+    async def open(
+        self, video: str, priority: int, workers: Sequence[Any], ticket: str = ""
+    ) -> str:
         """A video's coordinator begins, perhaps anew after it or the pool died.
 
         Args:
@@ -108,77 +113,90 @@ class Pool:
             priority: higher goes first.
             workers: handles of the denoiser actors, from everybody the same; a worker is called by
                 its position.
+            ticket: that this coordinator had before it lost the pool.
+
+        Returns:
+            The ticket by which it is known from now on, and no earlier life of it. Empty where a
+            later one has taken over: a coordinator that was cut off, and thought dead, must not
+            take the workers from it.
         """
         await self.enrol(workers)
-        self._close(video)
-        self._dispatch.open(video, priority=priority)
-        self._granted[video] = []
-        self._news[video] = asyncio.Event()
+        current = self._tickets.get(video)
+        if current is not None:
+            if ticket and _number(ticket) < _number(current):
+                return ""
+            self._close(current)
+        self._newest = max(self._newest + 1, time.time_ns())
+        self._tickets[video] = ticket = ticket or f"{video}.{self._newest}"
+        self._dispatch.open(ticket, priority=priority)
+        self._granted[ticket] = []
+        self._news[ticket] = asyncio.Event()
         if self._hopeless is not None:
-            self._give_up(video, self._hopeless)
+            self._give_up(ticket, self._hopeless)
+        return ticket
 
     async def submit(
-        self, video: str, groups: Sequence[str | None], sticky: bool
+        self, ticket: str, groups: Sequence[str | None], sticky: bool
     ) -> list[Assignment] | None:
         """The tasks of a video's next step, as `Dispatch.submit` takes them.
 
         Returns:
-            What is granted; None where the video is not open: the pool has died since it was.
+            What is granted; None where the video is not open by this ticket: the pool has died
+            since it was, or a later life of the coordinator has it.
         """
-        if not self._dispatch.is_open(video):
+        if not self._dispatch.is_open(ticket):
             return None
-        for worker in self._dispatch.submit(video, groups, sticky=sticky):
+        for worker in self._dispatch.submit(ticket, groups, sticky=sticky):
             self._await_ready(worker, is_busy=True)
-        self._granted[video] = []
+        self._granted[ticket] = []
         for worker, since in list(self._idle.items()):
             if time.monotonic() - since > _IDLE_S:
                 self._await_ready(worker, is_asked=True)
-        return self._granted_to(video)
+        return self._granted_to(ticket)
 
-    async def take(self, video: str) -> list[Assignment] | Failure | None:
+    async def take(self, ticket: str) -> list[Assignment] | Failure | None:
         """What is granted without being asked for, as soon as it is anything: since another video
         left a worker, or a worker is ready again. Or why the video failed; None where it is not
-        open."""
-        if video not in self._news:
-            return None
-        news = self._news.get(video)
+        open, or is closed meanwhile."""
+        news = self._news.get(ticket)
         while news is not None:
             await news.wait()
-            if self._news.get(video) is not news:
-                # Closed, and perhaps open again: a coordinator that died must not take what is
-                # granted to the next.
+            if self._news.get(ticket) is not news:
                 break
             news.clear()
-            if video in self._failed:
-                return self._failed[video]
-            if granted := self._granted.get(video):
-                self._granted[video] = []
+            if ticket in self._failed:
+                return self._failed[ticket]
+            if granted := self._granted.get(ticket):
+                self._granted[ticket] = []
                 return granted
-        return []
+        return None
 
     async def complete(
-        self, video: str, answers: Sequence[tuple[Assignment, float | None]]
+        self, ticket: str, answers: Sequence[tuple[Assignment, float | None]]
     ) -> list[Assignment] | None:
         """Workers answered; what is granted to the video now, None where it is not open.
 
         Args:
-            video: whose coordinator calls.
+            ticket: of the coordinator that calls.
             answers: with the seconds of a forward, if it was one.
         """
-        is_taken = [self._complete(assignment, seconds) for assignment, seconds in answers]
-        if video not in self._news:
-            return None
-        # Of an earlier life of the coordinator: what is granted now is not for it.
-        return self._granted_to(video) if any(is_taken) else []
+        for assignment, seconds in answers:
+            self._complete(assignment, seconds)
+        return self._granted_to(ticket) if ticket in self._news else None
 
     async def fail(self, assignment: Assignment, why: str, is_lost: bool) -> None:
         """A worker failed: it was lost, or its device may be sick, and is restarted."""
         if self._fail(assignment, why, is_lost=is_lost):
             self._metrics.failed(assignment.worker, "lost" if is_lost else "failed")
 
-    async def close(self, video: str) -> None:
-        """A video's coordinator is through with it, or was given up."""
-        self._close(video)
+    async def close(self, ticket: str) -> None:
+        """A video's coordinator is through with it."""
+        self._close(ticket)
+
+    async def give_up(self, video: str) -> None:
+        """Its coordinator is lost."""
+        if ticket := self._tickets.get(video):
+            self._close(ticket)
 
     # What the run calls
 
@@ -217,15 +235,15 @@ class Pool:
         for assignment in self._dispatch.grants():
             if assignment.worker not in self._since:
                 self._begins(assignment.worker)
-            video = str(assignment.video)
-            self._granted[video].append(assignment)
-            if video != asks:
-                self._news[video].set()
+            ticket = str(assignment.video)
+            self._granted[ticket].append(assignment)
+            if ticket != asks:
+                self._news[ticket].set()
 
-    def _granted_to(self, video: str) -> list[Assignment]:
+    def _granted_to(self, ticket: str) -> list[Assignment]:
         """For a coordinator that asks: what is granted now, and was not fetched."""
-        self._grant(video)
-        granted, self._granted[video] = self._granted[video], []
+        self._grant(ticket)
+        granted, self._granted[ticket] = self._granted[ticket], []
         return granted
 
     def _complete(self, assignment: Assignment, seconds: float | None) -> bool:
@@ -268,7 +286,7 @@ class Pool:
             why,
             assignment.task,
             extra={
-                "video": assignment.video,
+                "video": str(assignment.video).rpartition(".")[0],
                 "step": assignment.step,
                 "attempt": assignment.attempt,
                 "worker": worker,
@@ -287,16 +305,19 @@ class Pool:
         self._grant()
         return True
 
-    def _give_up(self, video: str, failure: Failure) -> None:
-        self._failed[video] = failure
-        self._news[video].set()
+    def _give_up(self, ticket: str, failure: Failure) -> None:
+        self._failed[ticket] = failure
+        self._news[ticket].set()
 
-    def _close(self, video: str) -> None:
-        for worker in self._dispatch.close(video):
+    def _close(self, ticket: str) -> None:
+        for worker in self._dispatch.close(ticket):
             self._await_ready(worker, is_busy=True)
-        self._granted.pop(video, None)
-        self._failed.pop(video, None)
-        if news := self._news.pop(video, None):
+        self._granted.pop(ticket, None)
+        self._failed.pop(ticket, None)
+        video = ticket.rpartition(".")[0]
+        if self._tickets.get(video) == ticket:
+            del self._tickets[video]
+        if news := self._news.pop(ticket, None):
             news.set()
         self._grant()
 
@@ -312,8 +333,8 @@ class Pool:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             # Nobody may wait for what half a pool does not do any more.
-            for video in list(self._news):
-                self._give_up(video, Failure(None, f"the pool failed: {reason(error)}"))
+            for ticket in list(self._news):
+                self._give_up(ticket, Failure(None, f"the pool failed: {reason(error)}"))
 
     def _await_ready(self, worker: Any, *, is_busy: bool = False, is_asked: bool = False) -> None:
         """A worker takes part when it has answered that it is ready.
@@ -355,8 +376,8 @@ class Pool:
             self._notices.add(f"denoiser {worker} cannot start: {reason(error)}")
             if not self._starting and not self._dispatch.workers:
                 self._hopeless = Failure(None, f"no denoiser can start: {reason(error)}")
-                for video in list(self._news):
-                    self._give_up(video, self._hopeless)
+                for ticket in list(self._news):
+                    self._give_up(ticket, self._hopeless)
             return
         if life != before:
             self._dispatch.leave(worker)
@@ -416,3 +437,8 @@ class Pool:
                     self._kill(worker)
                     self._fail(held[0], why, is_lost=True)
                     self._metrics.failed(worker, "silent")
+
+
+def _number(ticket: str) -> int:
+    """Rises from one life of a coordinator to the next, over lives of the pool."""
+    return int(ticket.rpartition(".")[2])

@@ -76,6 +76,7 @@ class PoolDenoiser:
         self._metrics = ForwardMetrics(recorder or Silent(), slot)
         self._video = planner.job.specification_hash
         self._priority = priority
+        self._ticket = ""
         self._open()
         try:
             self._conditioning = self._encode()
@@ -86,15 +87,18 @@ class PoolDenoiser:
     def _open(self) -> None:
         # For as long as the pool is being started anew.
         opened = self._pool.open.options(max_task_retries=-1)
-        ray.get(opened.remote(self._video, self._priority, self._workers))
-        self._news = self._pool.take.remote(self._video)
+        ticket = ray.get(opened.remote(self._video, self._priority, self._workers, self._ticket))
+        if not ticket:
+            raise DenoiseError("a later attempt at this video has taken over")
+        self._ticket = ticket
+        self._news = self._pool.take.remote(ticket)
         self._asked: list[Any] = []
         """References of the pool's answers, which are grants."""
         self._step = 0
 
     def close(self) -> None:
         """Leave the pool; workers that still compute for this video are free when they are done."""
-        self._pool.close.remote(self._video)
+        self._pool.close.remote(self._ticket)
 
     def denoise(self, latents_BFCHW: Tensor, plan: StepPlan) -> Iterator[tuple[Window, Tensor]]:
         """Yield (window, prediction (1, L, C, H, W)) in window order, as they become ready.
@@ -192,7 +196,7 @@ class PoolDenoiser:
     def _submit(self, groups: Sequence[str | None], sticky: bool) -> None:
         self._step += 1
         # What was asked before was granted for a step that is over.
-        self._asked = [self._pool.submit.remote(self._video, groups, sticky)]
+        self._asked = [self._pool.submit.remote(self._ticket, groups, sticky)]
 
     def _granted(self, ready: Sequence[Any]) -> list[Assignment] | None:
         """What the pool granted, of its answers that are ready. None where the pool died, and knows
@@ -211,7 +215,7 @@ class PoolDenoiser:
             if news is None:
                 return None
             if ref == self._news:
-                self._news = self._pool.take.remote(self._video)
+                self._news = self._pool.take.remote(self._ticket)
             else:
                 self._asked.remove(ref)
             if not isinstance(news, Failure):
@@ -249,7 +253,7 @@ class PoolDenoiser:
             return None
 
     def _complete(self, answers: list[tuple[Assignment, float | None]]) -> None:
-        self._asked.append(self._pool.complete.remote(self._video, answers))
+        self._asked.append(self._pool.complete.remote(self._ticket, answers))
 
 
 class _TaskError(RuntimeError):

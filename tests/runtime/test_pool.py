@@ -71,14 +71,14 @@ def test_a_busy_worker_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPa
 
     async def scenario() -> None:
         pool = await pool_of(2)
-        await pool.open("first", 0, [])
+        first = await pool.open("first", 0, [])
         await ready(pool, 2)
-        granted = await pool.submit("first", [None] * 8, False)
+        granted = await pool.submit(first, [None] * 8, False)
         assert len(granted) == 4
         monkeypatch.setattr(pool_module, "_IDLE_S", 0.0)
-        await pool.open("second", 0, [])
-        await pool.submit("second", [None], False)
-        await pool.complete("first", [(assignment, 1.0) for assignment in granted])
+        second = await pool.open("second", 0, [])
+        await pool.submit(second, [None], False)
+        await pool.complete(first, [(assignment, 1.0) for assignment in granted])
         assert (await pool.occupancy()).busy_s == 4
 
     asyncio.run(scenario())
@@ -87,13 +87,13 @@ def test_a_busy_worker_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPa
 def test_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
     async def scenario() -> None:
         pool = await pool_of(1)
-        await pool.open("video", 0, [])
-        dead = asyncio.create_task(pool.take("video"))
+        video = await pool.open("video", 0, [])
+        dead = asyncio.create_task(pool.take(video))
         await asyncio.sleep(0)
-        await pool.open("video", 0, [])
-        (assignment,) = await submitted(pool, "video", [None], False)
-        assert await asyncio.wait_for(dead, 30) == []
-        assert await pool.complete("video", [(assignment, 1.0)]) == []
+        video = await pool.open("video", 0, [])
+        (assignment,) = await submitted(pool, video, [None], False)
+        assert await asyncio.wait_for(dead, 30) is None
+        assert await pool.complete(video, [(assignment, 1.0)]) == []
         assert (await pool.occupancy()).busy_s == 1
 
     asyncio.run(scenario())
@@ -102,15 +102,40 @@ def test_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
 def test_a_late_answer_of_a_coordinator_that_died_takes_nothing_of_the_next() -> None:
     async def scenario() -> None:
         pool = await pool_of(1)
-        await pool.open("video", 0, [])
-        (late,) = await submitted(pool, "video", [None], False)
-        await pool.open("video", 0, [])
+        dead = await pool.open("video", 0, [])
+        (late,) = await submitted(pool, dead, [None], False)
+        video = await pool.open("video", 0, [])
         await ready(pool, 1)
-        assert await pool.complete("video", [(late, 1.0)]) == []
-        (assignment,) = await submitted(pool, "video", [None], False)
-        assert await pool.complete("video", [(late, 1.0)]) == []
-        assert await pool.complete("video", [(assignment, 2.0)]) == []
+        assert await pool.complete(dead, [(late, 1.0)]) is None
+        (assignment,) = await submitted(pool, video, [None], False)
+        assert await pool.complete(dead, [(late, 1.0)]) is None
+        assert await pool.complete(video, [(assignment, 2.0)]) == []
         assert (await pool.occupancy()).busy_s == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_coordinator_that_was_cut_off_does_not_take_the_workers_from_the_next() -> None:
+    """It lives on the far side of a broken network, and comes back."""
+
+    async def scenario() -> None:
+        pool = await pool_of(1)
+        cut_off = await pool.open("video", 0, [])
+        await submitted(pool, cut_off, [None], False)
+        video = await pool.open("video", 0, [])
+        assert await pool.submit(cut_off, [None], False) is None
+        assert await pool.open("video", 0, [], cut_off) == ""
+        await pool.close(cut_off)
+        (assignment,) = await submitted(pool, video, [None], False)
+        assert assignment.video == video
+        # Whoever lost the pool, and comes first to the next one, is known there until it is told
+        # of a later one.
+        anew = await pool_of(1)
+        assert await anew.open("video", 0, [], cut_off) == cut_off
+        assert await anew.open("video", 0, [], video) == video
+        assert await anew.open("video", 0, [], cut_off) == ""
+        await anew.give_up("video")
+        assert await anew.submit(video, [None], False) is None
 
     asyncio.run(scenario())
 
@@ -118,20 +143,20 @@ def test_a_late_answer_of_a_coordinator_that_died_takes_nothing_of_the_next() ->
 def test_an_answer_is_told_what_is_granted_and_others_are_told_without_asking() -> None:
     async def scenario() -> None:
         pool = await pool_of(1)
-        await pool.open("first", 0, [])
+        first = await pool.open("first", 0, [])
         await ready(pool, 1)
-        first, second = await pool.submit("first", [None] * 3, False)
-        await pool.open("second", 1, [])
-        waits = asyncio.create_task(pool.take("second"))
-        assert await pool.submit("second", [None], False) == []
-        assert await pool.complete("first", [(first, 1.0)]) == []
+        one, two = await pool.submit(first, [None] * 3, False)
+        second = await pool.open("second", 1, [])
+        waits = asyncio.create_task(pool.take(second))
+        assert await pool.submit(second, [None], False) == []
+        assert await pool.complete(first, [(one, 1.0)]) == []
         (other,) = await asyncio.wait_for(waits, 30)
-        assert other.video == "second"
-        waits = asyncio.create_task(pool.take("first"))
-        assert await pool.complete("first", [(second, 1.0)]) == []
-        assert await pool.complete("second", [(other, 1.0)]) == []
+        assert other.video == second
+        waits = asyncio.create_task(pool.take(first))
+        assert await pool.complete(first, [(two, 1.0)]) == []
+        assert await pool.complete(second, [(other, 1.0)]) == []
         (last,) = await asyncio.wait_for(waits, 30)
-        assert (last.video, last.task) == ("first", 2)
+        assert (last.video, last.task) == (first, 2)
 
     asyncio.run(scenario())
 
@@ -139,13 +164,13 @@ def test_an_answer_is_told_what_is_granted_and_others_are_told_without_asking() 
 def test_a_video_that_fails_is_told_while_it_waits_for_nothing_else() -> None:
     async def scenario() -> None:
         pool = await pool_of(1)
-        await pool.open("video", 0, [])
-        (granted,) = await submitted(pool, "video", [None], False)
-        waits = asyncio.create_task(pool.take("video"))
+        video = await pool.open("video", 0, [])
+        (granted,) = await submitted(pool, video, [None], False)
+        waits = asyncio.create_task(pool.take(video))
         for _ in range(2):
             await pool.fail(granted, "died", True)
             (granted,) = await asyncio.wait_for(waits, 30)
-            waits = asyncio.create_task(pool.take("video"))
+            waits = asyncio.create_task(pool.take(video))
         await pool.fail(granted, "died", True)
         assert await asyncio.wait_for(waits, 30) == Failure(0, "failed 3 times: died")
 
@@ -157,15 +182,15 @@ def test_a_video_that_failed_takes_no_worker_from_others() -> None:
 
     async def scenario() -> None:
         pool = await pool_of(1)
-        await pool.open("bad", 0, [])
-        found: list[Assignment] | Failure = await submitted(pool, "bad", [None], True)
+        bad = await pool.open("bad", 0, [])
+        found: list[Assignment] | Failure = await submitted(pool, bad, [None], True)
         while not isinstance(found, Failure):
             await pool.fail(found[0], "no tokenizer", True)
-            found = await asyncio.wait_for(pool.take("bad"), 30)
+            found = await asyncio.wait_for(pool.take(bad), 30)
         assert (found.task, found.reason) == (0, "failed 3 times: no tokenizer")
-        await pool.open("good", 0, [])
-        granted = await submitted(pool, "good", [None], True)
-        assert [one.video for one in granted] == ["good"]
+        good = await pool.open("good", 0, [])
+        granted = await submitted(pool, good, [None], True)
+        assert [one.video for one in granted] == [good]
 
     asyncio.run(scenario())
 
@@ -173,11 +198,13 @@ def test_a_video_that_failed_takes_no_worker_from_others() -> None:
 def test_a_pool_that_was_started_anew_does_not_know_a_video_until_it_is_opened() -> None:
     async def scenario() -> None:
         pool = Pool(DenoiserResources(), was_lost=True)
-        assert await pool.submit("video", [None], False) is None
-        assert await pool.take("video") is None
+        earlier = await (await pool_of(1)).open("video", 0, [])
+        assert await pool.submit(earlier, [None], False) is None
+        assert await pool.take(earlier) is None
         assert (await pool.occupancy()).workers == 0
-        await pool.open("video", 0, workers(1))
-        (assignment,) = await submitted(pool, "video", [None], False)
+        video = await pool.open("video", 0, workers(1), earlier)
+        assert video == earlier
+        (assignment,) = await submitted(pool, video, [None], False)
         assert assignment.step == 1
         (line,) = await pool.notices()
         assert line.startswith("the pool died and is started anew")
@@ -202,20 +229,20 @@ def test_nobody_waits_for_workers_that_cannot_start(opens_first: bool) -> None:
     async def scenario() -> None:
         pool = Pool(DenoiserResources())
         broken = [_Broken("0"), _Broken("1")]
+        first = ""
         if opens_first:
-            await pool.open("first", 0, broken)
+            first = await pool.open("first", 0, broken)
         else:
             await pool.enrol(broken)
             for _ in range(20):
                 await asyncio.sleep(0)
-        for video in ("first", "second"):
-            if video == "second" or not opens_first:
-                await pool.open(video, 0, broken)
-            await pool.submit(video, [None], False)
-            failure = await asyncio.wait_for(pool.take(video), 30)
+        for video in (first or await pool.open("first", 0, broken), ""):
+            ticket = video or await pool.open("second", 0, broken)
+            await pool.submit(ticket, [None], False)
+            failure = await asyncio.wait_for(pool.take(ticket), 30)
             assert isinstance(failure, Failure)
             assert failure.reason.startswith("no denoiser can start")
-            await pool.close(video)
+            await pool.close(ticket)
 
     asyncio.run(scenario())
 
@@ -230,8 +257,8 @@ class _Gone(SimulatedWorker):
 def test_nobody_waits_for_a_pool_that_has_failed() -> None:
     async def scenario() -> None:
         pool = Pool(DenoiserResources())
-        await pool.open("video", 0, [_Gone("0")])
-        failure = await asyncio.wait_for(pool.take("video"), 30)
+        video = await pool.open("video", 0, [_Gone("0")])
+        failure = await asyncio.wait_for(pool.take(video), 30)
         assert isinstance(failure, Failure)
         assert failure.reason == "the pool failed: 'gone'"
 
