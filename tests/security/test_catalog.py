@@ -38,6 +38,9 @@ HOSTILE_YAML = {
     "binary": "!!binary é",
     "set": "!!set [1]",
     "timestamp": "!!timestamp x",
+    "bool": "!!bool foo",
+    "no int": "!!int ''",
+    "no float": "!!float ''",
     "long": "x" * 300_000,
 }
 
