@@ -252,7 +252,7 @@ def test_row_before_command_before_pipeline(
         ),
         (
             {"prompt": "\ud800"},
-            "prompt = '\\ud800': half a surrogate pair is no text; write the letter itself, in "
+            "--prompt '\\ud800': half a surrogate pair is no text; write the letter itself, in "
             "UTF-8",
         ),
         (
