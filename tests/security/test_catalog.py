@@ -268,6 +268,14 @@ def test_a_title_is_one_argument(jobs: CatalogJobs) -> None:
     assert "\0" not in title
 
 
+@pytest.mark.parametrize("count", [10_000_000, 100_001, 0, -1, 2**63])
+def test_a_row_cannot_ask_for_huge_tables(count: int, jobs: CatalogJobs) -> None:
+    key = "sampling.scheduler_options.num_train_timesteps"
+    with pytest.raises(UserError, match="must be from 1 to 100000; leave it out for the model's"):
+        jobs.jobs(CatalogRow(1, {"prompt": "a red ball", key: count}))
+    assert jobs.jobs(CatalogRow(1, {"prompt": "a red ball", key: 1000}))
+
+
 def test_prompts_have_a_length(jobs: CatalogJobs) -> None:
     long = "ball " * 5_000
     for row in ({"prompt": long}, {"prompts": [{"at_frame": 0, "text": long}]}):
