@@ -170,6 +170,17 @@ def test_shell_scripts_are_sound(name: str) -> None:
     subprocess.run([tool("shellcheck"), str(CLUSTER / name)], check=True)
 
 
+@pytest.mark.parametrize("name", ["README.md", "cluster/README.md", "dashboards/README.md"])
+def test_clusters_that_documents_start_ask_for_a_token(name: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+    starting = [block for block in blocks if re.search(r"^ray start", block, re.MULTILINE)]
+    assert starting
+    for block in starting:
+        before = block[: block.index("ray start")]
+        assert "export RAY_AUTH_MODE=token" in before
+        assert "ray get-auth-token --generate" in before
+
+
 def test_commands_of_the_walk_through_are_understood() -> None:
     known = []
     for words in shell_commands(README):
