@@ -175,8 +175,13 @@ def test_provisioning_finds_the_data_source_and_the_dashboards() -> None:
         "datasources"
     ]
     assert source["type"] == "prometheus"
-    scrape = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert source["jsonData"]["timeInterval"] == scrape
+    assert source["url"] == "${GLC_RAY_PROMETHEUS}"
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    (exporter,) = (job for job in config["scrape_configs"] if job["job_name"] == "glc-ray")
+    (files,) = exporter["file_sd_configs"]
+    (targets,) = (path for pattern in files["files"] for path in FOLDER.glob(pattern))
+    assert yaml.safe_load(targets.read_text()) == [{"targets": ["127.0.0.1:9464"]}]
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "glc-ray.yml").read_text())[
         "providers"
     ]
