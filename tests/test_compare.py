@@ -38,6 +38,10 @@ PROMPT = ("--prompt", "a red ball")
             [*PROMPT, "--num-frames", "30"],
             "--methods glc: --num-frames 30: must be 4k+1 for toyworld; the nearest are 29 and 33",
         ),
+        (
+            ["--prompts-file", "~nosuchuser/prompts.txt"],
+            "--prompts-file ~nosuchuser/prompts.txt: cannot be read (Could not determine home dir",
+        ),
         ([*PROMPT, "--methods", "glc,glc-x"], "--methods glc-x: unknown part of glc 'x'"),
         ([*PROMPT, "--scores", "sharpnes"], "--scores sharpnes: no such score (did you mean sh"),
     ],
