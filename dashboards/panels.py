@@ -84,12 +84,15 @@ def graph(
     *queries: Query,
     limits: Limits = (),
     stacked: bool = False,
+    least: float | None = 0,
     most: float | None = None,
     width: int = 12,
 ) -> timeseries.Panel:
-    """Lines over time; ``limits`` are drawn, ``most`` ends the axis."""
+    """Lines over time; ``limits`` are drawn, ``least`` and ``most`` end the axis."""
     panel = timeseries.Panel().fill_opacity(25 if stacked else 8).line_width(1).show_points(_NEVER)
-    panel = panel.legend(_LEGEND).tooltip(_ALL_SERIES).min(0)
+    panel = panel.legend(_LEGEND).tooltip(_ALL_SERIES)
+    if least is not None:
+        panel = panel.min(least)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     if most is not None:

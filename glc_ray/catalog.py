@@ -121,16 +121,9 @@ class CatalogJobs:
         return made
 
     def _name(self, job: VideoJob, name: str | None, index: int) -> str:
-        try:
-            generated = video_name(job)
-        except UnicodeEncodeError:
-            raise UserError(
-                f"prompt = {job.prompt!r}: half a surrogate pair is no text; write the letter "
-                "itself, in UTF-8"
-            ) from None
         if name is not None:
             return name if self._num_samples == 1 else checked_name(f"{name}-{index}")
-        return generated if self._naming == "default" else vbench_name(job.prompt, index)
+        return video_name(job) if self._naming == "default" else vbench_name(job.prompt, index)
 
     def _template(self, pipeline: Any, settings: Sequence[Setting]) -> _Template:
         """What rows with the same settings share, the last ones at hand.

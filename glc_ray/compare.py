@@ -118,7 +118,7 @@ def compare(
     if renders:
         plan.write(place, CATALOG)
         end = render_catalog(
-            place.uri(CATALOG) if place.is_local else f"{output.rstrip('/')}/{CATALOG}",
+            place.location_of(CATALOG),
             pipeline=name,
             options=options,
             output=output,
@@ -286,7 +286,9 @@ def _numbers(option: str, text: str, example: str) -> list[int]:
             span = range(int(first), int(last or first) + 1)
         except ValueError:
             span = range(0)
-        if not span or len(numbers) + len(span) > _MOST_NUMBERS:
+        # Its length need not fit into a machine's integer, which len() asks for.
+        size = span.stop - span.start
+        if size <= 0 or len(numbers) + size > _MOST_NUMBERS:
             raise UserError(
                 f"{option} {text}: {part.strip()!r} is no whole number and no rising span of at "
                 f"most {_MOST_NUMBERS} of them; write it as {example}"

@@ -79,8 +79,8 @@ def read_yaml(text: str, longest: int = LONGEST_VALUE) -> Any:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    except (OverflowError, TypeError, AttributeError) as error:
-        # What the library makes of some dates and numbers.
+    except (OverflowError, TypeError, AttributeError, LookupError) as error:
+        # What the library makes of some dates, numbers and words that a tag calls one.
         raise ValueError(f"no value: {error}") from None
 
 

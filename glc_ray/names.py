@@ -12,13 +12,16 @@ LONGEST_BYTES = 200
 """Of a name in UTF-8: file systems allow 255, of which a suffix and a number take some."""
 
 _RESERVED = '/\\:*?"<>|'
+SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".webp", ".gif")
+"""Of the files that videos are stored as; a folder of frames has its video's bare name."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _BIDIRECTIONAL = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _ENDS = re.compile(r"\A[.\s]+|[.\s]+\Z")
 _ALLOWED = (
     f"a name is at most {LONGEST_BYTES} bytes of text of any script, without {' '.join(_RESERVED)} "
-    "and control characters, and without dots and spaces at its beginning and end"
+    "and control characters, without dots and spaces at its beginning and end, and without the "
+    "suffix of its file"
 )
 
 
@@ -43,6 +46,9 @@ def _mistake(name: str) -> str | None:
         return "begins or ends with a dot or a space"
     if _DEVICES.fullmatch(name):
         return "is the name of a device on Windows"
+    if name.casefold().endswith(SUFFIXES):
+        # videos/a.mp4 would be the file of a and the folder of a.mp4.
+        return f"ends in {name[name.rindex('.') :]}"
     if (size := len(name.encode())) > LONGEST_BYTES:
         return f"has {size} bytes"
     return None

@@ -56,13 +56,23 @@ def load_pipeline(
     Options of a method that is not used are warned of, where they are among the overrides.
 
     Raises:
-        UserError: no such pipeline, not YAML, or a key or value that is not allowed.
+        UserError: no such pipeline, one that cannot be read, not YAML, or a key or value that is
+            not allowed.
     """
     path = _find_pipeline(name_or_file)
     try:
+        if not path.is_file():
+            raise UserError(
+                f"--pipeline {name_or_file}: no such file; write one or use a known name"
+            )
         with path.open(encoding="utf-8") as file:
             # One more than is taken, of however large a file.
             data = read_yaml(file.read(LONGEST_PIPELINE + 1), LONGEST_PIPELINE)
+    except OSError as error:
+        raise UserError(
+            f"--pipeline {name_or_file}: cannot be read ({error.strerror}); give the path of a "
+            ".yaml file that you may read, or use a known name"
+        ) from None
     except ValueError as error:
         raise UserError(f"--pipeline {name_or_file}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
@@ -144,8 +154,6 @@ def _find_pipeline(name_or_file: str) -> Path:
                 f"--pipeline {name_or_file}: unknown pipeline; the known ones are {known}; "
                 "or give the path of a .yaml file"
             )
-    if not path.is_file():
-        raise UserError(f"--pipeline {name_or_file}: no such file; write one or use a known name")
     return path
 
 

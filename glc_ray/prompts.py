@@ -16,6 +16,9 @@ from glc_ray.protocols import UserError
 LONGEST = 20_000
 """Characters of all prompts of a video: they go through a command line, a manifest and a page."""
 
+_LONGEST_FRAME = 18
+"""Digits of a frame: Python reads no number of thousands of them."""
+
 PromptLike: TypeAlias = str | Sequence[tuple[int, str] | Mapping[str, Any] | TimedPrompt]
 """One prompt for the whole video, or what it shows from which frame on."""
 
@@ -40,7 +43,7 @@ def from_command_line(values: Sequence[str]) -> PromptLike | None:
     A lone one is the text itself, unless it begins with ``FRAME:``; of several each must.
 
     Raises:
-        UserError: one of several has no frame.
+        UserError: one of several has no frame, or one that is no number of a video.
     """
     if not values:
         return None
@@ -56,6 +59,11 @@ def _timed(value: str, match: re.Match[str] | None) -> TimedPrompt:
             f"--prompt {value!r}: expected FRAME: TEXT, as every one of several prompts must say "
             f"from which frame on it counts; for example {_EXAMPLES['--prompt']}"
         )
+    if len(match[1]) > _LONGEST_FRAME:
+        raise UserError(
+            f"--prompt '{value.strip()[:40]}...': the frame has {len(match[1])} digits; give one "
+            f"that the video has, for example {_EXAMPLES['--prompt']}"
+        )
     return TimedPrompt(at_frame=int(match[1]), text=match[2].strip())
 
 
@@ -70,8 +78,8 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
         One prompt or more, the first at frame 0, all below ``video.num_frames``.
 
     Raises:
-        UserError: no prompt, an empty one, or frames that do not start at 0, rise and lie within
-            the video; or the pipeline has both ``prompt`` and ``prompts``.
+        UserError: no prompt, an empty one, one that is no text, or frames that do not start at 0,
+            rise and lie within the video; or the pipeline has both ``prompt`` and ``prompts``.
     """
     if pipeline.prompt is not None and pipeline.prompts:
         raise UserError(
@@ -81,7 +89,7 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
         )
     if prompt is None and pipeline.prompts:
         prompts = _checked(pipeline, pipeline.prompts, f"pipeline {pipeline.name}: ", "prompts")
-        return _of_fair_length(prompts)
+        return _sound(prompts)
     prompt = pipeline.prompt if prompt is None else prompt
     if prompt is None:
         raise UserError(
@@ -94,18 +102,28 @@ def timeline(pipeline: PipelineSpec, prompt: PromptLike | None) -> tuple[TimedPr
             'for example --prompt "a red ball bounces over the meadow at day"'
         )
     if isinstance(prompt, str):
-        return _of_fair_length((TimedPrompt(at_frame=0, text=prompt.strip()),))
+        return _sound((TimedPrompt(at_frame=0, text=prompt.strip()),))
     prompts = _checked(pipeline, [_entry(item) for item in _entries(prompt)], "", "--prompt")
-    return _of_fair_length(prompts)
+    return _sound(prompts)
 
 
-def _of_fair_length(prompts: tuple[TimedPrompt, ...]) -> tuple[TimedPrompt, ...]:
+def _sound(prompts: tuple[TimedPrompt, ...]) -> tuple[TimedPrompt, ...]:
+    """The prompts, of a fair length and of letters alone (UserError: they are not)."""
     size = sum(len(prompt.text) for prompt in prompts)
     if size > LONGEST:
         raise UserError(
             f"--prompt '{prompts[0].text[:40]}...': {size} characters, of which at most {LONGEST} "
             "are taken; models read some hundred words: say it in fewer"
         )
+    for prompt in prompts:
+        try:
+            prompt.text.encode()
+        except UnicodeEncodeError:
+            # An escape in JSON or YAML says one, and bytes of a command line that are not UTF-8 do.
+            raise UserError(
+                f"--prompt {prompt.text!r}: half a surrogate pair is no text; write the letter "
+                "itself, in UTF-8"
+            ) from None
     return prompts
 
 

@@ -19,7 +19,8 @@ from glc_ray.catalog import CatalogJob, CatalogJobs, group_of
 from glc_ray.catalog_row import COLUMNS
 from glc_ray.config import FORMAT_VERSION, METHODS, VideoJob
 from glc_ray.job import build_job, video_name, warn_of_mixed_prompts, warn_of_unknown_words
-from glc_ray.names import checked_name, clash_key, vbench_name
+from glc_ray.media.formats import FORMATS
+from glc_ray.names import SUFFIXES, checked_name, clash_key, vbench_name
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.store.catalog import CatalogRow, read_rows
@@ -252,7 +253,7 @@ def test_row_before_command_before_pipeline(
         ),
         (
             {"prompt": "\ud800"},
-            "prompt = '\\ud800': half a surrogate pair is no text; write the letter itself, in "
+            "--prompt '\\ud800': half a surrogate pair is no text; write the letter itself, in "
             "UTF-8",
         ),
         (
@@ -344,14 +345,27 @@ def test_long_prompts_that_begin_alike_have_names_of_their_own() -> None:
         ("NUL", "is the name of a device on Windows"),
         ("com1.take2", "is the name of a device on Windows"),
         ("é" * 101, "has 202 bytes"),
+        ("a.mp4", "ends in .mp4"),
+        ("a.take2.WebM", "ends in .WebM"),
     ],
 )
 def test_names_that_are_no_file_names(name: str, what: str) -> None:
     assert mistake({"prompt": "a", "name": name}) == (
         f"name = {name!r}: {what}; a name is at most 200 bytes of text of any script, without "
-        '/ \\ : * ? " < > | and control characters, and without dots and spaces at its beginning '
-        "and end"
+        '/ \\ : * ? " < > | and control characters, without dots and spaces at its beginning and '
+        "end, and without the suffix of its file"
     )
+
+
+def test_no_two_names_are_one_file_in_whatever_formats() -> None:
+    """A folder of frames has no suffix: ``a.mp4`` would lie where the video ``a`` does."""
+    suffixes = {format.suffix for format in FORMATS.values()}
+    assert suffixes == {*SUFFIXES, ""}
+    names = ("a", "a.mp", "a mp4", "a.mp4 b", "a.png", "mp4")
+    for name in names:
+        (made,) = jobs_of({"prompt": "a", "name": name})
+        assert made.name == name
+    assert len({name + suffix for name in names for suffix in suffixes}) == 7 * len(names)
 
 
 def test_names_keep_their_script_in_one_form() -> None:

@@ -25,6 +25,11 @@ PROMPT = ("--prompt", "a red ball")
         ([*PROMPT, "--seeds", "3-1"], "--seeds 3-1: '3-1' is no whole number and no rising span"),
         ([*PROMPT, "--seeds", "0-99999"], "--seeds 0-99999: '0-99999' is no whole number"),
         (
+            [*PROMPT, "--seeds", "0-99999999999999999999"],
+            "--seeds 0-99999999999999999999: '0-99999999999999999999' is no whole number and no",
+        ),
+        ([*PROMPT, "--seeds", "9" * 5_000], "--seeds 999"),
+        (
             [*PROMPT, "--num-frames", "145,ten"],
             "--num-frames 145,ten: 'ten' is no whole number and no rising span of at most 10000 of "
             "them; write it as 145,289",
@@ -32,6 +37,10 @@ PROMPT = ("--prompt", "a red ball")
         (
             [*PROMPT, "--num-frames", "30"],
             "--methods glc: --num-frames 30: must be 4k+1 for toyworld; the nearest are 29 and 33",
+        ),
+        (
+            ["--prompts-file", "~nosuchuser/prompts.txt"],
+            "--prompts-file ~nosuchuser/prompts.txt: cannot be read (Could not determine home dir",
         ),
         ([*PROMPT, "--methods", "glc,glc-x"], "--methods glc-x: unknown part of glc 'x'"),
         ([*PROMPT, "--scores", "sharpnes"], "--scores sharpnes: no such score (did you mean sh"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,25 @@ def test_missing_pipeline_file() -> None:
     assert message("./nowhere.yaml") == (
         "--pipeline ./nowhere.yaml: no such file; write one or use a known name"
     )
+
+
+def test_a_pipeline_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = f"{'x' * 300}.yaml"
+    assert message(long) == (
+        f"--pipeline {long}: cannot be read (File name too long); give the path of a .yaml file "
+        "that you may read, or use a known name"
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text("video: {num_frames: 49}\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    # Root may read whatever its permissions are.
+    monkeypatch.setattr(Path, "open", refuse)
+    assert message(str(file)).startswith(f"--pipeline {file}: cannot be read (Permission denied)")
 
 
 def test_pipeline_file_without_a_model(tmp_path: Path) -> None:

@@ -45,6 +45,23 @@ def message(prompt: Any, spec: PipelineSpec | None = None) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("text", ["caf\udce9 ball", "\ud800"])
+def test_half_a_letter_is_refused(text: str) -> None:
+    expected = f"--prompt {text!r}: half a surrogate pair is no text; write the letter itself, in"
+    assert message(text).startswith(expected)
+    assert message([(0, DAY), (73, text)]).startswith(expected)
+    assert message(None, pipeline(text)).startswith(expected)
+    with pytest.raises(UserError, match="half a surrogate pair"):
+        command_line(f"0: {text}")
+
+
+def test_a_frame_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(UserError) as error:
+        command_line("9" * 5_000 + ": x")
+    assert str(error.value).startswith(f"--prompt '{'9' * 40}...': the frame has 5000 digits; give")
+    assert len(str(error.value)) < 400
+
+
 def test_command_line() -> None:
     values = ["0: a red ball at day", " 73:a red ball: at night "]
     assert command_line(*values) == [(0, DAY), (73, "a red ball: at night")]

@@ -22,8 +22,8 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glc_ray import cli, status
 from glc_ray import overview as overview_module
-from glc_ray import status
 from glc_ray.overview import Reasons, overview
 from glc_ray.overview_text import busy_share, lines
 from glc_ray.protocols import UserError
@@ -72,6 +72,21 @@ def run_of(state: str = "running", **given: Any) -> RunStatus:
     now = time.time()
     values = {"started_at": now - 1000, "updated_at": now, **given}
     return RunStatus(host="node7", pid=4242, state=state, **values)
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "report", "retry", "evaluate"])
+def test_what_is_no_output_is_the_persons_mistake(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes"
+    file.write_text("x")
+    for location, text in (
+        (str(file), f"error: {file}: n"),
+        (str(tmp_path / "nowhere"), f"error: {tmp_path / 'nowhere'}: n"),
+        ("~nosuchuser/out", "error: --output ~nosuchuser/out: not a path that can be used (Could "),
+    ):
+        done = CliRunner().invoke(cli.main, [command, location])
+        assert done.output.startswith(text)
+        assert done.exit_code == 2
+    assert not (tmp_path / "nowhere").exists()
 
 
 def call(place: Output, *options: str) -> Result:

@@ -64,6 +64,7 @@ def test_sdist_has_what_a_cluster_is_made_of(tmp_path: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"cluster/kuberay/rayjob.yaml", "cluster/slurm/glc-ray.sbatch"} <= names
     assert {"constraints.txt", "pipelines/toyworld.yaml", "tests/test_wheel.py"} <= names
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} <= names
     assert not any("secrets/" in name for name in names)
 
 

@@ -73,6 +73,7 @@ def video() -> dashboard.Dashboard:
             "long: lower glc.vmcr.weight.",
             "percentunit",
             (its(f"1 - ({after} / ignoring (when) {before})"), "taken off"),
+            least=None,
         ),
         has_video=True,
     )

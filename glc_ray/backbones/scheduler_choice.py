@@ -22,6 +22,8 @@ _FLOW = ("DPMSolverMultistepScheduler", _EULER, "UniPCMultistepScheduler")
 _VARIANCE_PRESERVING = tuple(name for name in _NAMES if name != _EULER)
 _NOT_SCALAR = {"self", "trained_betas", "disable_corrector", "solver_p"}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_MOST_TIMESTEPS = 100_000
+"""Of training; models have 1,000."""
 _BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 Options = dict[str, bool | int | float | str]
@@ -135,6 +137,11 @@ def _check_option(chosen: type, key: str, value: object) -> None:
     kind = type(settings[key].default)
     if kind in _KINDS and type(value) is not kind and (kind, type(value)) != (float, int):
         raise UserError(f"{where}: {chosen.__name__} takes {_KINDS[kind]}")
+    if key == "num_train_timesteps" and not 1 <= value <= _MOST_TIMESTEPS:  # type: ignore[operator]
+        # Tables are made of so many rows, before anything else is looked at.
+        raise UserError(
+            f"{where}: must be from 1 to {_MOST_TIMESTEPS}; leave it out for the model's"
+        )
 
 
 def _choices(chosen: type, key: str) -> tuple[str, ...]:

@@ -146,10 +146,12 @@ def read_prompts(path: str) -> list[str]:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"--prompts-file {path}: is not UTF-8; store it as UTF-8") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: ~NAME, where there is no user of that name.
+        reason = str(getattr(error, "strerror", error)).rstrip(".")
         raise UserError(
-            f"--prompts-file {path}: cannot be read ({error.strerror}); give a text file with a "
-            "prompt a line"
+            f"--prompts-file {path}: cannot be read ({reason}); give a text file with a prompt a "
+            "line"
         ) from None
     prompts = [line.strip() for line in lines]
     prompts = [prompt for prompt in prompts if prompt and not prompt.startswith("#")]

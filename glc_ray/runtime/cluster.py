@@ -23,7 +23,9 @@ _LATENTS_HELD = 12
 """Times its latents that a coordinator holds at most: fusion, x̂0, refinement, a multistep solver's
 memory, and a checkpoint that is being written."""
 _LOOPBACK = "127.0.0.2"
-"""Ray rewrites 127.0.0.1 to the machine's own address, which others can reach."""
+"""Of a node of our own, whatever network there is; Ray rewrites 127.0.0.1 to the machine's own
+address. Its ports listen on all addresses all the same."""
+_AUTH_MODE = "RAY_AUTH_MODE"
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def _connect(address: str | None, resources: ResourcesSpec) -> None:
 
 def _start_here(resources: ResourcesSpec) -> None:
     """A private cluster with a logical CPU and a role for whatever the actors ask for."""
+    _check_asks_for_token()
     needs = _needs(resources)
     num_cpus = sum(need.count * need.cpus for need in needs)
     custom: Counter[str] = Counter()
@@ -134,6 +137,17 @@ def _start_here(resources: ResourcesSpec) -> None:
         logging_level=logging.ERROR,
         log_to_driver=False,
     )
+
+
+def _check_asks_for_token() -> None:
+    """Refuse to start a cluster without a token (UserError): its ports listen on all of the
+    machine's addresses and run what they are sent. Where nothing is said, Ray makes a token."""
+    mode = os.environ.get(_AUTH_MODE, "token")
+    if mode.lower() != "token":
+        raise UserError(
+            f"{_AUTH_MODE}={mode}: whoever reaches this machine could run code in the Ray cluster "
+            f"that is started here; unset it, or set {_AUTH_MODE}=token"
+        )
 
 
 def _knock(address: str) -> None:

@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from glc_ray.protocols import UserError
 from glc_ray.store.parquet import ForeignTypeError, open_parquet
-from glc_ray.store.storage import connect, explain, without_secrets
+from glc_ray.store.storage import connect, explain, resolved, without_secrets
 
 _BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 1024
@@ -113,9 +113,7 @@ class _Source:
 
     def connect(self) -> tuple[fs.FileSystem, str]:
         """File system and path of the file."""
-        is_uri = "://" in self.location
-        absolute = self.location if is_uri else str(Path(self.location).expanduser().resolve())
-        _, path, filesystem = connect(absolute, "--catalog")
+        _, path, filesystem = connect(resolved(self.location, "--catalog"), "--catalog")
         kind = filesystem.get_file_info(path).type
         if kind != fs.FileType.File:
             what = "is a folder" if kind == fs.FileType.Directory else "no such file"

@@ -28,6 +28,7 @@ from glc_ray.store.storage import (
     read_object,
     remove,
     remove_abandoned,
+    resolved,
     upload,
 )
 
@@ -44,13 +45,12 @@ class Output:
     """
 
     def __init__(self, location: str) -> None:
-        is_uri = "://" in location
-        if not is_uri and "/working_dir_files/" in f"{Path(location).expanduser().resolve()}/":
+        self.location = resolved(location)
+        if "://" not in location and "/working_dir_files/" in f"{self.location}/":
             raise UserError(
                 f"--output {location}: lies in the copy of the working directory that Ray makes "
                 "for a job and removes with it; give an absolute path or a URI that all nodes see"
             )
-        self.location = location if is_uri else str(Path(location).expanduser().resolve())
         self._fs, self._root, self._impatient_fs = connect(self.location)
         self._is_local = isinstance(self._fs, fs.LocalFileSystem)
 
@@ -63,6 +63,14 @@ class Output:
         """Where a person finds ``path``; without the options and keys that a URI may carry."""
         scheme = "" if self._is_local else self.location.partition("://")[0] + "://"
         return scheme + self._full(path)
+
+    def location_of(self, path: str) -> str:
+        """What opens ``path`` as ``location`` opens the output, with its options and keys: for
+        programs, not for people."""
+        if self._is_local:
+            return self._full(path)
+        place, mark, options = self.location.partition("?")
+        return f"{place.rstrip('/')}/{path}{mark}{options}"
 
     def prepare(self) -> None:
         """Prove that files can be written, within seconds; make the folders of local storage.
@@ -173,7 +181,7 @@ class Output:
 
         All of it is of one version, though others may replace the file meanwhile.
         """
-        with self._explained("read", path), suppress(FileNotFoundError):
+        with self._explained("read", path), suppress(FileNotFoundError, NotADirectoryError):
             if self._is_local:
                 return Path(self._full(path)).read_bytes()
             return read_object(self._fs, self._full(path))
@@ -228,7 +236,8 @@ class Output:
         """
         selector = fs.FileSelector(self._full(folder), allow_not_found=True, recursive=recursive)
         start = len(self._full("")) + 1
-        with self._explained("list", folder):
+        found = []
+        with self._explained("list", folder), suppress(NotADirectoryError):
             found = [
                 StoredFile(info.path[start:], info.size, (info.mtime_ns or 0) / 1e9)
                 for info in self._fs.get_file_info(selector)

@@ -158,13 +158,16 @@ def to_schema(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     """``columns`` of a batch that another version wrote: missing ones take their defaults.
 
     Raises:
-        TypeError: one that has no default is missing.
+        TypeError: one that has no default is missing, or one has empty cells.
     """
     arrays = []
     for name in columns:
         kind = SCHEMA.field(name).type
         if name in batch.schema.names:
-            arrays.append(batch.column(name).cast(kind))
+            array = batch.column(name).cast(kind)
+            if array.null_count:
+                raise TypeError(f"its column {name} has empty cells")
+            arrays.append(array)
         elif name in _DEFAULTS:
             arrays.append(pa.repeat(pa.scalar(_DEFAULTS[name], kind), len(batch)))
         else:

@@ -92,6 +92,28 @@ class StoredFile:
     """Seconds since 1970, by the storage's clock."""
 
 
+def resolved(location: str, option: str = "--output") -> str:
+    """A location as every process understands it: a URI, or an absolute path.
+
+    Args:
+        location: a path or a URI.
+        option: that gave it.
+
+    Raises:
+        UserError: it begins with ``~NAME``, and there is no user of that name, or its links lead
+            in a circle.
+    """
+    if "://" in location:
+        return location
+    try:
+        return str(Path(location).expanduser().resolve())
+    except RuntimeError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"{option} {location}: not a path that can be used ({reason}); give an absolute path"
+        ) from None
+
+
 def connect(location: str, option: str = "--output") -> tuple[fs.FileSystem, str, fs.FileSystem]:
     """File system of a location, the root below it, and one that gives up in seconds.
 

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def dashboard() -> Iterator[str]:
-    """The address of a cluster that `ray start` keeps up, listening on loopback only."""
+    """The address of a cluster that `ray start` keeps up, whose node is on loopback."""
     port = free_port()
     command = [RAY, "start", "--head", "--block", f"--node-ip-address={HOST}", "--num-cpus=2"]
     command += [f"--port={free_port()}", f"--dashboard-host={HOST}", f"--dashboard-port={port}"]

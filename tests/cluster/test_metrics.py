@@ -125,6 +125,7 @@ def _config(folder: Path, discovery: str, port: int) -> Path:
     config["rule_files"] = [str(FOLDER / rules) for rules in config["rule_files"]]
     by_name = {job["job_name"]: job for job in config["scrape_configs"]}
     by_name["ray"]["file_sd_configs"] = [{"files": [discovery], "refresh_interval": "2s"}]
+    del by_name["glc-ray"]["file_sd_configs"]
     by_name["glc-ray"]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))

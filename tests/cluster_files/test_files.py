@@ -87,20 +87,26 @@ def test_compose_takes_the_file() -> None:
         PyCompose.from_yaml("services: {ray: {image: 'a:1', comand: b}}")
 
 
-def test_listeners_of_compose_are_on_loopback() -> None:
+def test_compose_publishes_ports_on_loopback_alone() -> None:
     services = COMPOSE["services"]
-    # Ports are listeners' own here: none is published on all addresses.
-    assert all(one["network_mode"] == "host" and "ports" not in one for one in services.values())
+    # Ray's ports listen on all addresses that there are: those of the containers' own network.
+    assert not any("network_mode" in one or "networks" in one for one in services.values())
+    assert "networks" not in COMPOSE
+    published = {name: one["ports"] for name, one in services.items() if "ports" in one}
+    assert published == {
+        "ray": ["127.0.0.1:8265:8265"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
     ray_node = parse(services["ray"]["command"].split())
     assert ray_node is not None
-    assert ray_node.params["node_ip_address"].startswith("127.")
-    assert ray_node.params["dashboard_host"] == "127.0.0.1"
+    # Of its container: what is published leads to an address that is not the loopback.
+    assert ray_node.params["dashboard_host"] == "0.0.0.0"  # noqa: S104
+    assert ray_node.params["dashboard_port"] == 8265
     assert services["ray"]["environment"]["RAY_AUTH_MODE"] == "token"
-    metrics = parse(services["farm-metrics"]["command"].split())
-    assert metrics is not None
-    assert metrics.params["host"] == "127.0.0.1"
-    assert "--web.listen-address=127.0.0.1:9090" in services["prometheus"]["command"]
-    assert services["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
+    assert services["ray"]["environment"]["RAY_ADDRESS"] == "auto"
+    assert not any("listen" in flag for flag in services["prometheus"]["command"])
+    assert "GF_SERVER_HTTP_ADDR" not in services["grafana"]["environment"]
 
 
 def test_compose_shows_the_dashboards_that_there_are() -> None:
@@ -111,15 +117,21 @@ def test_compose_shows_the_dashboards_that_there_are() -> None:
         for volume in service["volumes"]:
             source = volume.split(":")[0]
             assert not source.startswith("../dashboards") or (CLUSTER / source).exists(), source
-    scraped = (ROOT / "dashboards" / "prometheus.yml").read_text()
-    (port,) = re.findall(r"--serve-metrics (\d+)", services["farm-metrics"]["command"])
-    assert f"127.0.0.1:{port}" in scraped
+    metrics = parse(services["farm-metrics"]["command"].split())
+    assert metrics is not None
+    assert metrics.params["host"] == "0.0.0.0"  # noqa: S104
+    mounted = "./compose-targets.yml:/etc/prometheus/targets/glc-ray.yml:ro"
+    assert mounted in services["prometheus"]["volumes"]
+    scraped = [{"targets": [f"farm-metrics:{metrics.params['port']}"]}]
+    assert yaml.safe_load(TEXTS["compose-targets.yml"]) == scraped
+    assert services["grafana"]["environment"]["GLC_RAY_PROMETHEUS"] == "http://prometheus:9090"
     shown = services["grafana"]["environment"]["GLC_RAY_DASHBOARDS"]
     assert f"../dashboards/grafana:{shown}:ro" in services["grafana"]["volumes"]
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "compose.yaml"])
 def test_no_listener_is_open_to_all(name: str) -> None:
+    """Compose's are open to its own network, and published on loopback."""
     lines = [line for line in TEXTS[name].splitlines() if not line.lstrip().startswith("#")]
     assert "0.0.0.0" not in "\n".join(lines)  # noqa: S104
 
@@ -168,6 +180,17 @@ def test_the_image_is_built_of_what_the_project_has() -> None:
 def test_shell_scripts_are_sound(name: str) -> None:
     subprocess.run(["bash", "-n", str(CLUSTER / name)], check=True)
     subprocess.run([tool("shellcheck"), str(CLUSTER / name)], check=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "cluster/README.md", "dashboards/README.md"])
+def test_clusters_that_documents_start_ask_for_a_token(name: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+    starting = [block for block in blocks if re.search(r"^ray start", block, re.MULTILINE)]
+    assert starting
+    for block in starting:
+        before = block[: block.index("ray start")]
+        assert "export RAY_AUTH_MODE=token" in before
+        assert "ray get-auth-token --generate" in before
 
 
 def test_commands_of_the_walk_through_are_understood() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import shlex
 import subprocess
@@ -117,6 +118,16 @@ def test_ray_starts_with_these_flags(name: str) -> None:
     assert shm["emptyDir"]["sizeLimit"] == "5Gi"
 
 
+@pytest.mark.parametrize("name", GROUPS)
+def test_nodes_tell_how_full_their_disks_are(name: str) -> None:
+    """Ray makes its figures up in a pod, unless it is told otherwise as it starts."""
+    from ray.dashboard.modules.reporter import reporter_agent
+
+    switch = "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"
+    assert {"name": switch, "value": "1"} in PODS[name]["containers"][0]["env"]
+    assert switch in inspect.getsource(reporter_agent)
+
+
 def test_version_and_token() -> None:
     assert CLUSTER["rayVersion"] == ray.__version__
     assert CLUSTER["authOptions"] == {"mode": "token", "secretName": "glc-ray-token"}
@@ -158,6 +169,11 @@ def test_nodes_end_in_time_for_a_checkpoint(name: str) -> None:
     [
         (JOB["spec"]["entrypoint"], True),
         ("/opt/venv/bin/python3.12 -m glc_ray.render --output a", True),
+        ("/opt/venv/bin/python3 /opt/venv/bin/glc-ray render --output a", True),
+        ("python -m glc_ray.retry /output/farm", True),
+        ("python -m glc_ray.compare", True),
+        ("/opt/venv/bin/python /opt/venv/bin/glc-ray compare --prompt a", True),
+        ("/opt/venv/bin/python /opt/venv/bin/glc-ray status render", False),
         # The shell that Ray's job runs in, whose end would be the job's.
         ("/bin/bash -c " + JOB["spec"]["entrypoint"], False),
         ("python -m glc_ray.status /output/farm", False),
@@ -167,9 +183,9 @@ def test_the_head_asks_renders_to_end_and_waits(line: str, is_ended: bool) -> No
     hook = PODS["head"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert hook[:2] == ["bash", "-c"]
     subprocess.run(["bash", "-n", "-c", hook[2]], check=True)
-    (asked, waited) = re.findall(r"-f '(.*?)'", hook[2])
-    assert asked == waited
-    assert (re.search(asked, line) is not None) is is_ended
+    assert hook[2].count('-f "$ours"') == 2, "those that are asked are waited for"
+    (ours,) = re.findall(r"^ours='(.*?)'; pkill ", hook[2])
+    assert (re.search(ours, line) is not None) is is_ended
 
 
 def test_the_budget_and_the_policies_name_pods_that_there_are() -> None:

@@ -79,6 +79,12 @@ def test_each_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
     assert values == sorted(values)
 
 
+def test_an_axis_has_room_for_what_its_panel_warns_of() -> None:
+    (panel,) = (p.values[1] for p in PANELS if p.values[1]["title"].endswith("takes off"))
+    assert "below 0" in panel["description"]
+    assert "min" not in panel["fieldConfig"]["defaults"]
+
+
 def test_every_metric_is_shown_or_alerted_on_and_no_other() -> None:
     text = "\n".join(expressions())
     used = set(re.findall(r"\b(?:ray_)?glc_\w+", text))
@@ -133,6 +139,20 @@ def test_every_alert_says_what_to_do_and_is_tested() -> None:
         assert rule["labels"]["severity"] in ("warning", "critical")
 
 
+def test_no_alert_puts_a_name_into_a_command() -> None:
+    """Who writes a catalog chooses names, which a person might paste into a shell."""
+    texts = [
+        text
+        for of in RULES.values()
+        for group in of["groups"]
+        for rule in group["rules"]
+        for text in rule.get("annotations", {}).values()
+    ]
+    commands = [command for text in texts for command in re.findall(r"`(.*?)`", text)]
+    assert commands
+    assert not [command for command in commands if "{{" in command]
+
+
 def test_rules_by_promtool() -> None:
     tests = sorted(map(str, FOLDER.glob("rules/tests/*.yml")))
     done = subprocess.run([binary("promtool"), "test", "rules", *tests], capture_output=True,
@@ -155,8 +175,13 @@ def test_provisioning_finds_the_data_source_and_the_dashboards() -> None:
         "datasources"
     ]
     assert source["type"] == "prometheus"
-    scrape = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert source["jsonData"]["timeInterval"] == scrape
+    assert source["url"] == "${GLC_RAY_PROMETHEUS}"
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    (exporter,) = (job for job in config["scrape_configs"] if job["job_name"] == "glc-ray")
+    (files,) = exporter["file_sd_configs"]
+    (targets,) = (path for pattern in files["files"] for path in FOLDER.glob(pattern))
+    assert yaml.safe_load(targets.read_text()) == [{"targets": ["127.0.0.1:9464"]}]
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "glc-ray.yml").read_text())[
         "providers"
     ]

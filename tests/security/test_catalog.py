@@ -38,6 +38,9 @@ HOSTILE_YAML = {
     "binary": "!!binary é",
     "set": "!!set [1]",
     "timestamp": "!!timestamp x",
+    "bool": "!!bool foo",
+    "no int": "!!int ''",
+    "no float": "!!float ''",
     "long": "x" * 300_000,
 }
 
@@ -263,6 +266,14 @@ def test_a_title_is_one_argument(jobs: CatalogJobs) -> None:
     # Linux takes no longer one.
     assert len(title.encode()) < 131_072
     assert "\0" not in title
+
+
+@pytest.mark.parametrize("count", [10_000_000, 100_001, 0, -1, 2**63])
+def test_a_row_cannot_ask_for_huge_tables(count: int, jobs: CatalogJobs) -> None:
+    key = "sampling.scheduler_options.num_train_timesteps"
+    with pytest.raises(UserError, match="must be from 1 to 100000; leave it out for the model's"):
+        jobs.jobs(CatalogRow(1, {"prompt": "a red ball", key: count}))
+    assert jobs.jobs(CatalogRow(1, {"prompt": "a red ball", key: 1000}))
 
 
 def test_prompts_have_a_length(jobs: CatalogJobs) -> None:

@@ -261,6 +261,21 @@ def test_a_manifest_is_plain_columns_or_an_error(
     assert report.write(None)
 
 
+@pytest.mark.parametrize("column", manifest.SCHEMA.names)
+def test_a_row_of_the_manifest_has_no_empty_cells(
+    column: str, output: Output, tmp_path: Path
+) -> None:
+    true = Output(str(tmp_path / "true"))
+    true.prepare()
+    manifest.upsert(true, _record())
+    row = pq.read_table(true.uri(manifest.MANIFEST))
+    at = row.schema.get_field_index(column)
+    spoiled = row.set_column(at, column, pa.nulls(1, row.schema.field(at).type))
+    pq.write_table(spoiled, output.uri(manifest.MANIFEST))
+    with pytest.raises(UserError, match=f"not a manifest .its column {column} has empty cells"):
+        list(manifest.iter_batches(output))
+
+
 def test_a_queue_runs_no_pickles(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(output.uri())
     folder = Path(output.uri(".work/queue/run/group/0"))

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from glc_ray.config import ResourcesSpec
+from glc_ray.protocols import UserError
 from glc_ray.runtime import cluster
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +93,21 @@ def test_every_cluster_file_asks_for_a_token(name: str) -> None:
     assert re.search(r"RAY_AUTH_MODE[=:] ?token|authOptions:\s+mode: token", lines)
 
 
-def test_a_cluster_of_our_own_is_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Ray is asked for; that nothing else listens shows in the tests of clusters."""
+@pytest.mark.parametrize("mode", ["disabled", "Disabled", "", None, "token", "TOKEN"])
+def test_a_cluster_of_our_own_asks_for_a_token(
+    mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's ports listen on all addresses, whatever its node's address is."""
     asked: dict[str, Any] = {}
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if mode not in (None, "token", "TOKEN"):
+        with pytest.raises(UserError, match=f"^RAY_AUTH_MODE={mode}: whoever reaches this machi"):
+            cluster._start_here(ResourcesSpec())
+        assert not asked
+        return
     cluster._start_here(ResourcesSpec())
     assert asked["address"] == "local"
     assert asked["_node_ip_address"].startswith("127.")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from glc_ray.protocols import UserError
+from glc_ray.store.catalog import read_rows
 from glc_ray.store.output import Output
 from glc_ray.store.paths import latents_path, video_path, work_latents_path
 from glc_ray.store.storage import StorageError
-from tests.store.bucket_server import READ_ONLY_BUCKET, BucketServer, denied
+from tests.store.bucket_server import ACCESS_KEY, READ_ONLY_BUCKET, SECRET_KEY, BucketServer, denied
 
 # More than two parts of a multipart upload, which has parts of 10 MiB.
 _BIG = 22 << 20
@@ -258,6 +259,19 @@ def test_keys_in_the_uri(s3: BucketServer, monkeypatch: pytest.MonkeyPatch) -> N
     output.put_bytes(b"x", "a")
     assert output.read_bytes("a") == b"x"
     assert output.uri("a") == "s3://with-keys/renders/a"
+
+
+def test_a_location_below_keeps_what_opens_it(s3: BucketServer, tmp_path: Path) -> None:
+    (s3.root / "below").mkdir()
+    for prefix, keys in (("renders", ""), ("renders/", f"{ACCESS_KEY}:{SECRET_KEY}@"), ("", "")):
+        output = Output(s3.uri("below", prefix, keys))
+        output.put_bytes(b'{"prompt": "a red ball"}', "comparison/catalog.jsonl")
+        location = output.location_of("comparison/catalog.jsonl")
+        assert location.endswith(f"/catalog.jsonl?scheme=http&endpoint_override={s3.address}")
+        assert [row.line for row in read_rows(location)] == [1]
+    assert Output("gs://anonymous@b/out").location_of("a") == "gs://anonymous@b/out/a"
+    assert Output(f"file://{tmp_path}/").location_of("a/b") == f"{tmp_path}/a/b"
+    assert Output(str(tmp_path)).location_of("a/b") == f"{tmp_path}/a/b"
 
 
 def test_google_storage_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
