@@ -19,6 +19,7 @@ import torch
 
 from glc_ray.catalog import CatalogJobs
 from glc_ray.config import VideoJob
+from glc_ray.options import asked_for
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.render_catalog import render_catalog
@@ -162,12 +163,11 @@ def test_a_video_that_is_done_is_in_the_manifest_before_the_next_ends(
     """A driver that is killed then has not lost it: its work folder is gone already."""
     place = Output(str(tmp_path / "out"))
     place.prepare()
-    options = {"sampling.num_steps": 1}
+    asked = asked_for(None, steps=1)
+    jobs = CatalogJobs(str(tiny_pipeline), asked)
     seen = []
-    with Run(place) as run, run.connected(None, load_pipeline(str(tiny_pipeline), options.items())):
-        queue = run.fill(
-            str(catalog), CatalogJobs(str(tiny_pipeline), options), strict=False, force=False
-        )
+    with Run(place) as run, run.connected(None, load_pipeline(str(tiny_pipeline), asked)):
+        queue = run.fill(str(catalog), jobs, strict=False, force=False)
         groups = [Group(group.pipeline, group.source(place)) for group in queue.groups]
         for record in run.render(groups, None):
             others = manifest.read(Output(place.location))
