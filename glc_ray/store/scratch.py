@@ -9,8 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from glc_ray.store.storage import ABANDONED_S
+
 _PREFIX = ".glc-ray-scratch-"
-_ABANDONED_S = 24 * 3600.0
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
@@ -28,5 +29,5 @@ def remove_abandoned_scratch() -> None:
         with suppress(OSError):
             entries = (folder, *folder.rglob("*"))
             newest = max(entry.lstat().st_mtime for entry in entries)
-            if time.time() - newest > _ABANDONED_S and folder.lstat().st_uid == os.getuid():
+            if time.time() - newest > ABANDONED_S and folder.lstat().st_uid == os.getuid():
                 shutil.rmtree(folder)

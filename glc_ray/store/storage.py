@@ -28,7 +28,8 @@ _REPLY_S = 60.0
 
 PARTIAL = ".partial"
 """How the names of temporary files end."""
-_ABANDONED_S = 24 * 3600.0
+ABANDONED_S = 24 * 3600.0
+"""Seconds after which what a process left is nobody's any more."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -228,7 +229,7 @@ def remove_abandoned(folder: Path) -> None:
     """Remove temporary files of processes that were killed long ago."""
     for partial in folder.glob(f".*{PARTIAL}"):
         with suppress(OSError):
-            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+            if time.time() - partial.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
 
