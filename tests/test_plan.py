@@ -178,6 +178,7 @@ def test_glc_ray_plan_is_the_same_command() -> None:
         ["--pipeline", "sora"],
         ["--set", "glc.stride=8"],
         ["--set", "model.path=/nowhere"],
+        ["--set", "model.path=~nosuchuser/x"],
         ["--method", "freenoise", "--set", "freenoise.level=attention"],
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def resolve(model: ModelSpec, *, weights: bool = True) -> Path:
     if _is_package(model):
         folder = Path(str(files("glc_ray"))) / "backbones" / model.path.removeprefix("package:")
     elif _is_folder(model):
-        folder = Path(model.path).expanduser()
+        folder = _expanded(model)
     else:
         return _fetch(model, weights)
     return _checked(folder, model, weights)
@@ -136,7 +137,12 @@ def _is_package(model: ModelSpec) -> bool:
 
 def _is_folder(model: ModelSpec) -> bool:
     """An existing folder, or what can only be meant as one; anything else is a hub id."""
-    return Path(model.path).expanduser().is_dir() or model.path.startswith((".", "/", "~"))
+    return _expanded(model).is_dir() or model.path.startswith((".", "/", "~"))
+
+
+def _expanded(model: ModelSpec) -> Path:
+    """With the home folder that ``~`` stands for; ``~NAME`` of nobody stays, and is no folder."""
+    return Path(os.path.expanduser(model.path))  # noqa: PTH111 Path's raises RuntimeError.
 
 
 def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:
