@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import time
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
-
-import ray
-from ray.exceptions import RayError
 
 from glc_ray.config import DenoiserResources
 from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
@@ -24,20 +19,13 @@ from glc_ray.runtime.messages import Failure
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.notices import Notices
 from glc_ray.runtime.pool_metrics import PoolMetrics
+from glc_ray.runtime.pool_workers import PoolWorkers
 from glc_ray.store.run_status import Occupancy
 
 _LOG = logging.getLogger(__name__)
 _MAX_FAILURES = 3
 """Of one task, before its video fails."""
 _WATCH_S = 1.0
-_IDLE_S = 1.0
-"""After which an idle worker is asked for a sign of life before it is given a task."""
-_SIGN_S = 5.0
-"""In which a worker that is well says so."""
-_TELL_S = 60.0
-"""Between two words of a pool that has nobody."""
-_REMEMBERED = 64
-"""Tasks whose seconds say how long one usually takes."""
 
 
 class Pool:
@@ -59,9 +47,6 @@ class Pool:
         *,
         was_lost: bool = False,
     ) -> None:
-        self._workers: tuple[Any, ...] = ()
-        self._resources = resources
-        self._least_patience_s = resources.least_patience_s
         self._was_lost = was_lost
         self._notices = Notices()
         if was_lost:
@@ -78,23 +63,15 @@ class Pool:
         self._hopeless: Failure | None = None
         """Why no worker is left: none is ready, and none is being started any more."""
         self._news: dict[str, asyncio.Event] = {}
-        self._killed: set[str] = set()
-        """Lives of workers that were killed and may not know it yet."""
-        self._told: set[int] = set()
-        """Workers whose loss the notices have, until they are ready again."""
-        self._lives: dict[int, str] = {}
-        """Of each worker, when it answered last that it is ready."""
-        self._since: dict[int, float] = {}
-        """When each worker began what it computes."""
-        self._idle: dict[int, float] = {}
-        """Since when."""
-        self._unsure: set[int] = set()
-        """Workers that were given a task while they were idle, and did not answer since: they may
-        have died before."""
-        self._took: deque[float] = deque(maxlen=_REMEMBERED)
-        self._starting: set[int] = set()
         self._running: set[asyncio.Task[None]] = set()
-        self._any_ready_at = time.monotonic()
+        self._workers = PoolWorkers(
+            resources,
+            self._dispatch,
+            self._notices,
+            run=self._run,
+            on_ready=self._grant,
+            on_hopeless=self._without_hope,
+        )
         self._busy_s = 0.0
         self._restarts = 0
         self._metrics = PoolMetrics(telemetry or Telemetry())
@@ -147,11 +124,9 @@ class Pool:
         if not self._dispatch.is_open(ticket):
             return None
         for worker in self._dispatch.submit(ticket, groups, sticky=sticky):
-            self._await_ready(worker, is_busy=True)
+            self._workers.await_ready(worker, is_busy=True)
         self._granted[ticket] = []
-        for worker, since in list(self._idle.items()):
-            if time.monotonic() - since > _IDLE_S:
-                self._await_ready(worker, is_asked=True)
+        self._workers.ask_idle()
         return self._granted_to(ticket)
 
     async def take(self, ticket: str) -> list[Assignment] | Failure | None:
@@ -203,10 +178,8 @@ class Pool:
     async def enrol(self, workers: Sequence[Any]) -> None:
         """Who the workers are; the first call counts. They are waited for from then on."""
         if not self._running:
-            self._workers = tuple(workers)
-            self._metrics.begin(len(self._workers))
-            for worker in range(len(self._workers)):
-                self._await_ready(worker, is_busy=self._was_lost)
+            self._metrics.begin(len(workers))
+            self._workers.enrol(workers, are_busy=self._was_lost)
             self._run(self._watch())
 
     async def notices(self) -> list[str]:
@@ -233,8 +206,7 @@ class Pool:
     def _grant(self, asks: str | None = None) -> None:
         """Grant all that can be; the video that asks is not told, since it is answered."""
         for assignment in self._dispatch.grants():
-            if assignment.worker not in self._since:
-                self._begins(assignment.worker)
+            self._workers.given(_worker(assignment))
             ticket = str(assignment.video)
             self._granted[ticket].append(assignment)
             if ticket != asks:
@@ -246,35 +218,19 @@ class Pool:
         granted, self._granted[ticket] = self._granted[ticket], []
         return granted
 
-    def _complete(self, assignment: Assignment, seconds: float | None) -> bool:
-        """Whether the answer counts."""
+    def _complete(self, assignment: Assignment, seconds: float | None) -> None:
         is_taken = self._dispatch.complete(assignment)
         if seconds is not None:
             self._metrics.answered(assignment.worker, seconds, is_taken=is_taken)
-        if not is_taken:
-            return False
-        if seconds is not None:
-            self._took.append(seconds)
-            self._busy_s += seconds
-        self._unsure.discard(int(str(assignment.worker)))
-        self._begins(assignment.worker)
-        return True
-
-    def _begins(self, worker: Any) -> None:
-        """A worker begins its next task now, or is idle."""
-        if self._dispatch.assignments(worker):
-            self._since[worker] = time.monotonic()
-            if self._idle.pop(worker, None) is not None:
-                self._unsure.add(worker)
-        else:
-            self._since.pop(worker, None)
-            self._idle[worker] = time.monotonic()
+        if is_taken:
+            self._busy_s += seconds or 0.0
+            self._workers.answered(_worker(assignment), seconds)
 
     def _fail(self, assignment: Assignment, why: str, *, is_lost: bool) -> bool:
         """Whether it was the answer of the task's owner that failed."""
-        worker = int(str(assignment.worker))
+        worker = _worker(assignment)
         # What died unseen while it was idle is no task's fault.
-        counts = not (is_lost and worker in self._unsure)
+        counts = not (is_lost and self._workers.is_unsure(worker))
         try:
             if not self._dispatch.fail(assignment, why, is_lost=is_lost, counts=counts):
                 return False
@@ -292,16 +248,8 @@ class Pool:
                 "worker": worker,
             },
         )
-        if not is_lost:
-            # It lives, but a CUDA context does not heal after an error.
-            self._kill(worker)
         self._restarts += 1
-        self._told.add(worker)
-        self._notices.add(
-            f"denoiser {worker} {'is lost' if is_lost else 'failed'} ({why}); it is started anew, "
-            "and what it had waits for whoever is free"
-        )
-        self._await_ready(worker)
+        self._workers.failed(worker, why, is_lost=is_lost)
         self._grant()
         return True
 
@@ -311,7 +259,7 @@ class Pool:
 
     def _close(self, ticket: str) -> None:
         for worker in self._dispatch.close(ticket):
-            self._await_ready(worker, is_busy=True)
+            self._workers.await_ready(worker, is_busy=True)
         self._granted.pop(ticket, None)
         self._failed.pop(ticket, None)
         video = ticket.rpartition(".")[0]
@@ -321,7 +269,7 @@ class Pool:
             news.set()
         self._grant()
 
-    # Workers
+    # What runs beside the calls
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -336,107 +284,25 @@ class Pool:
             for ticket in list(self._news):
                 self._give_up(ticket, Failure(None, f"the pool failed: {reason(error)}"))
 
-    def _await_ready(self, worker: Any, *, is_busy: bool = False, is_asked: bool = False) -> None:
-        """A worker takes part when it has answered that it is ready.
-
-        Args:
-            worker: which.
-            is_busy: it computes what nobody waits for, and answers when it is through.
-            is_asked: it was well when it was last heard of, and should answer at once.
-        """
-        self._dispatch.leave(worker, is_asked=is_asked)
-        self._since.pop(worker, None)
-        self._idle.pop(worker, None)
-        self._unsure.discard(worker)
-        if worker not in self._starting:
-            self._starting.add(worker)
-            self._run(self._welcome(worker, is_busy=is_busy))
-
-    async def _welcome(self, worker: int, *, is_busy: bool) -> None:
-        before, life = self._lives.get(worker), ""
-        try:
-            while not life or life in self._killed:
-                # Ray repeats the question for as long as the actor is being restarted, somewhere.
-                # One that was killed may have answered before the kill arrived.
-                asked = self._workers[worker].ready.options(max_task_retries=-1).remote()
-                answer = asyncio.wrap_future(asked.future())
-                done, _ = await asyncio.wait(
-                    [answer], timeout=self._patience_s() if is_busy else _SIGN_S
-                )
-                if not done:
-                    # Nobody waits for what it may have loaded.
-                    self._dispatch.leave(worker)
-                    if is_busy:
-                        self._kill(worker)
-                        is_busy = False
-                life = await answer
-        except RayError as error:
-            self._starting.discard(worker)
-            self._dispatch.leave(worker)
-            self._notices.add(f"denoiser {worker} cannot start: {reason(error)}")
-            if not self._starting and not self._dispatch.workers:
-                self._hopeless = Failure(None, f"no denoiser can start: {reason(error)}")
-                for ticket in list(self._news):
-                    self._give_up(ticket, self._hopeless)
-            return
-        if life != before:
-            self._dispatch.leave(worker)
-            if before is not None and before not in self._killed and worker not in self._told:
-                self._notices.add(f"denoiser {worker} died while it was idle, and is started anew")
-        self._told.discard(worker)
-        self._starting.discard(worker)
-        self._lives[worker] = life
-        self._dispatch.join(worker)
-        # It is given a task at once, or is idle from now on.
-        self._grant()
-        if not self._dispatch.assignments(worker):
-            self._begins(worker)
-
-    def _kill(self, worker: int) -> None:
-        # One that never answered this pool may have been given work by one that died.
-        if worker in self._lives:
-            self._killed.add(self._lives[worker])
-        ray.kill(self._workers[worker], no_restart=False)
-
-    def _usual_s(self) -> float:
-        return statistics.median(self._took) if self._took else 0.0
-
-    def _patience_s(self) -> float:
-        return max(self._resources.patience * self._usual_s(), self._least_patience_s)
-
-    def _tell_waiting(self, now: float) -> None:
-        """A cluster that lost its nodes may get others, so that the wait for them has no end."""
-        if self._dispatch.workers or not self._lives:
-            self._any_ready_at = now
-        elif now - self._any_ready_at > _TELL_S:
-            self._any_ready_at = now
-            self._notices.add(
-                f"for {_TELL_S:.0f} s no denoiser has been ready: each begins when the cluster has "
-                "room for it; SIGTERM stores what is in work, to go on with later"
-            )
-
     async def _watch(self) -> None:
         """Replace workers that do not answer in a multiple of the usual time."""
         while True:
             self._metrics.stand(self._occupancy())
             await asyncio.sleep(_WATCH_S)
-            now, patience_s = time.monotonic(), self._patience_s()
-            self._tell_waiting(now)
-            for worker, since in list(self._since.items()):
-                held = self._dispatch.assignments(worker)
-                if held and now - since > patience_s:
-                    why = f"no answer in {now - since:.0f} s, where {self._usual_s():.1f} are usual"
-                    if not self._took:
-                        # Nobody knows yet what is usual. Should all be well, but slow, the next
-                        # attempts have the time that they need.
-                        self._least_patience_s = 2 * patience_s
-                        why = (
-                            f"no answer in {now - since:.0f} s, nor one before; where a forward "
-                            "takes so long, set resources.denoisers.least_patience_s higher"
-                        )
-                    self._kill(worker)
-                    self._fail(held[0], why, is_lost=True)
-                    self._metrics.failed(worker, "silent")
+            self._workers.tell_waiting()
+            for assignment, why in self._workers.silent():
+                self._fail(assignment, why, is_lost=True)
+                self._metrics.failed(assignment.worker, "silent")
+
+    def _without_hope(self, why: str) -> None:
+        """Nobody may wait, now or later, for workers that do not come."""
+        self._hopeless = Failure(None, why)
+        for ticket in list(self._news):
+            self._give_up(ticket, self._hopeless)
+
+
+def _worker(assignment: Assignment) -> int:
+    return int(str(assignment.worker))
 
 
 def _number(ticket: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from glc_ray.config import DenoiserResources
-from glc_ray.runtime import pool as pool_module
+from glc_ray.runtime import pool_workers
 from glc_ray.runtime.dispatch import Assignment
 from glc_ray.runtime.messages import Failure
 from glc_ray.runtime.pool import Pool
@@ -75,7 +75,7 @@ def test_a_busy_worker_is_not_taken_for_an_idle_one(monkeypatch: pytest.MonkeyPa
         await ready(pool, 2)
         granted = await pool.submit(first, [None] * 8, False)
         assert len(granted) == 4
-        monkeypatch.setattr(pool_module, "_IDLE_S", 0.0)
+        monkeypatch.setattr(pool_workers, "_IDLE_S", 0.0)
         second = await pool.open("second", 0, [])
         await pool.submit(second, [None], False)
         await pool.complete(first, [(assignment, 1.0) for assignment in granted])
