@@ -135,7 +135,7 @@ def main(
         for line in lines(rows):
             click.echo(line)
     if save:
-        _save(rows, Path(save).expanduser())
+        _save(rows, save)
     work.tell_end()
 
 
@@ -184,12 +184,13 @@ class _Work:
             UserError: it cannot.
         """
         from glc_ray.evaluation.vbench import check_export
+        from glc_ray.store.storage import expanded
 
-        if save and not Path(save).expanduser().parent.is_dir():
+        if save and not expanded(save).parent.is_dir():
             raise UserError(f"--save {save}: there is no such folder; make it, or name another")
         if self._asked or export:
             videos = self.videos if export else self._vbench_todo
-            check_export(videos, Path(export).expanduser() if export else None)
+            check_export(videos, expanded(export) if export else None)
 
     def evaluate(self, workers: int, address: str | None) -> None:
         """The built-in scores of the videos that do not have them."""
@@ -210,11 +211,12 @@ class _Work:
         """VBench's own scores, and its folder; what it has not done is told at the end."""
         from glc_ray.evaluation.vbench import VBenchError, export, run_vbench
         from glc_ray.store.scratch import scratch_folder
+        from glc_ray.store.storage import expanded
 
         found: dict[str, dict[str, float]] = {}
         with scratch_folder() as folder:
             videos = self.videos if keep else self._vbench_todo
-            exported = export(videos, Path(keep).expanduser() if keep else Path(folder) / "videos")
+            exported = export(videos, expanded(keep) if keep else Path(folder) / "videos")
             if keep:
                 click.echo(f"{len(videos)} videos in {keep}", err=True)
             if not self._asked or not videos:
@@ -298,11 +300,12 @@ class _Work:
             store_evaluation(self.place, video.name, file)
 
 
-def _save(rows: list[Row], path: Path) -> None:
+def _save(rows: list[Row], path: str) -> None:
     from glc_ray.evaluation.table import write_table
+    from glc_ray.store.storage import expanded
 
     try:
-        write_table(rows, path)
+        write_table(rows, expanded(path))
     except OSError as error:
         raise RenderError(f"--save {path}: cannot be written ({error.strerror or error})") from None
 

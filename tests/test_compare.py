@@ -40,7 +40,7 @@ PROMPT = ("--prompt", "a red ball")
         ),
         (
             ["--prompts-file", "~nosuchuser/prompts.txt"],
-            "--prompts-file ~nosuchuser/prompts.txt: cannot be read (Could not determine home dir",
+            "--prompts-file ~nosuchuser/prompts.txt: cannot be read (No such file or directory)",
         ),
         ([*PROMPT, "--methods", "glc,glc-x"], "--methods glc-x: unknown part of glc 'x'"),
         ([*PROMPT, "--scores", "sharpnes"], "--scores sharpnes: no such score (did you mean sh"),

@@ -248,6 +248,8 @@ def test_a_file_is_scored_whatever_lies_beside_it(tmp_path: Path):
     nowhere = call(str(clip), "--scores", "sharpness", "--save", str(tmp_path / "none" / "x"))
     assert nowhere.exit_code == 2
     assert "there is no such folder" in nowhere.output
+    nobody = call(str(clip), "--scores", "sharpness", "--save", "~nosuchuser/x")
+    assert (nobody.exit_code, "there is no such folder" in nobody.output) == (2, True)
 
 
 def test_a_video_that_changes_its_size_is_left_out(place: Output):

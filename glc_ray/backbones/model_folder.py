@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from glc_ray.config import ModelSpec
 from glc_ray.foreign import from_json
 from glc_ray.protocols import UserError
+from glc_ray.store.storage import expanded
 
 _WEIGHT_PARTS = ("transformer", "transformer_2", "vae", "text_encoder")
 _CONFIG_PATTERNS = ["*.json", "*/*.json", "*/*.model", "*/*.txt"]
@@ -35,7 +35,7 @@ def resolve(model: ModelSpec, *, weights: bool = True) -> Path:
     if _is_package(model):
         folder = Path(str(files("glc_ray"))) / "backbones" / model.path.removeprefix("package:")
     elif _is_folder(model):
-        folder = _expanded(model)
+        folder = expanded(model.path)
     else:
         return _fetch(model, weights)
     return _checked(folder, model, weights)
@@ -137,12 +137,7 @@ def _is_package(model: ModelSpec) -> bool:
 
 def _is_folder(model: ModelSpec) -> bool:
     """An existing folder, or what can only be meant as one; anything else is a hub id."""
-    return _expanded(model).is_dir() or model.path.startswith((".", "/", "~"))
-
-
-def _expanded(model: ModelSpec) -> Path:
-    """With the home folder that ``~`` stands for; ``~NAME`` of nobody stays, and is no folder."""
-    return Path(os.path.expanduser(model.path))  # noqa: PTH111 Path's raises RuntimeError.
+    return expanded(model.path).is_dir() or model.path.startswith((".", "/", "~"))
 
 
 def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:

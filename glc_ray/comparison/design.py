@@ -9,13 +9,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from glc_ray.catalog import CatalogJobs
 from glc_ray.comparison.variants import Variant
 from glc_ray.protocols import UserError
 from glc_ray.store.catalog import CatalogRow
 from glc_ray.store.output import Output
+from glc_ray.store.storage import expanded
 
 _PROMPT_LENGTH = 60
 
@@ -143,15 +143,13 @@ def read_prompts(path: str) -> list[str]:
         UserError: the file cannot be read, is not UTF-8 or has no prompt.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = expanded(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"--prompts-file {path}: is not UTF-8; store it as UTF-8") from None
-    except (OSError, RuntimeError) as error:
-        # RuntimeError: ~NAME, where there is no user of that name.
-        reason = str(getattr(error, "strerror", error)).rstrip(".")
+    except OSError as error:
         raise UserError(
-            f"--prompts-file {path}: cannot be read ({reason}); give a text file with a prompt a "
-            "line"
+            f"--prompts-file {path}: cannot be read ({error.strerror}); give a text file with a "
+            "prompt a line"
         ) from None
     prompts = [line.strip() for line in lines]
     prompts = [prompt for prompt in prompts if prompt and not prompt.startswith("#")]

@@ -26,6 +26,7 @@ from glc_ray.names import clash_key, vbench_name
 from glc_ray.protocols import UserError
 from glc_ray.store.output import Output
 from glc_ray.store.scratch import scratch_folder
+from glc_ray.store.storage import expanded
 
 PREFIX = "vbench."
 DIMENSIONS = (
@@ -82,7 +83,7 @@ def check_python(python: str) -> str:
     Raises:
         UserError: there is none.
     """
-    found = shutil.which(str(Path(python).expanduser()))
+    found = shutil.which(str(expanded(python)))
     if found is None:
         raise UserError(
             f"--vbench-python {python}: no such program; give the python of an environment that "

@@ -10,7 +10,6 @@ import subprocess
 from collections import deque
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -18,6 +17,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from glc_ray.protocols import UserError
+from glc_ray.store.storage import expanded
 
 FFMPEG_VARIABLE = "GLC_RAY_FFMPEG"
 """Environment variable that names another ffmpeg than the one in the imageio-ffmpeg package."""
@@ -154,7 +154,7 @@ class FFmpegProcess:
 
 
 def _named_ffmpeg(named: str) -> str:
-    program = shutil.which(str(Path(named).expanduser()))
+    program = shutil.which(str(expanded(named)))
     if program is None:
         raise UserError(
             f"{FFMPEG_VARIABLE} = {named!r}: no such program, or it may not be executed; give the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import time
@@ -91,6 +92,12 @@ class StoredFile:
     """In bytes."""
     modified_s: float
     """Seconds since 1970, by the storage's clock."""
+
+
+def expanded(path: str) -> Path:
+    """With the home folder that ``~`` stands for; ``~NAME`` of nobody stays as it is, as in a
+    shell, and is no file that there is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 Path's raises RuntimeError.
 
 
 def resolved(location: str, option: str = "--output") -> str:
