@@ -51,29 +51,32 @@ def encode_clips(pool: Executor, vae, indices: range) -> dict[str, torch.Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, default=BUILD)
+    parser.add_argument("--first", type=int, default=0, help="the first clip's number")
     parser.add_argument("--clips", type=int, default=NUM_CLIPS)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     shards, scaled = args.build / "latents", args.build / "vae_scaled.pt"
     shards.mkdir(exist_ok=True)
 
-    vae = load_average(models.build_vae(), args.build / "vae.pt")
+    vae = models.build_vae().eval().requires_grad_(False)
     with ProcessPoolExecutor(
         args.processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         if scaled.exists():
             vae.load_state_dict(torch.load(scaled, weights_only=True))
         else:
+            load_average(vae, args.build / "vae.pt")
             sample = encode_clips(pool, vae, range(NUM_CLIPS_MEASURED))["latents"]
             models.rescale_latents(vae, sample.float().std((0, 1, 3, 4)))
             torch.save(vae.state_dict(), scaled)
-        for start in range(0, args.clips, SHARD):
+        end = args.first + args.clips
+        for start in range(args.first, end, SHARD):
             shard = shards / f"{start:06d}.pt"
             if not shard.exists():
-                clips = encode_clips(pool, vae, range(start, min(start + SHARD, args.clips)))
+                clips = encode_clips(pool, vae, range(start, min(start + SHARD, end)))
                 torch.save(clips, shard.with_suffix(".partial"))
                 shard.with_suffix(".partial").replace(shard)
-                print(f"encoded {start + len(clips['captions'])} clips", flush=True)
+                print(f"encoded up to clip {start + len(clips['captions'])}", flush=True)
 
 
 if __name__ == "__main__":

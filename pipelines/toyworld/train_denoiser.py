@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=BUILD)
     parser.add_argument("--frame-steps", type=int, default=FRAME_STEPS)
     parser.add_argument("--window-steps", type=int, default=WINDOW_STEPS)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     args = parser.parse_args()
     checkpoint = args.build / "denoiser.pt"
     total = args.frame_steps + args.window_steps
@@ -102,7 +103,7 @@ def main() -> None:
     scheduler = models.build_scheduler()
     trainer = Trainer(
         models.build_transformer(),
-        learning_rate=LEARNING_RATE,
+        learning_rate=args.learning_rate,
         ema_decay=0.998,
         muon_size=MUON_SIZE,
     )

@@ -124,13 +124,18 @@ class Trainer:
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a file that `save` wrote, if there is one."""
+        """Continue from a file that `save` or `unpack.py` wrote, if there is one.
+
+        The latter has no states of optimisers: they start anew.
+        """
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        if "optimisers" not in state:
+            return
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
