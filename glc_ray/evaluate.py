@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,6 @@ from glc_ray.protocols import UserError
 
 if TYPE_CHECKING:
     from glc_ray.evaluation.evaluating import Done
-    from glc_ray.evaluation.evaluation_file import EvaluationFile
     from glc_ray.evaluation.scoring import Video
     from glc_ray.evaluation.table import Row
     from glc_ray.store.output import Output
@@ -94,7 +94,7 @@ def main(
     # Late, so that --help answers at once: these import numpy and pyarrow.
     from glc_ray.evaluation.evaluating import names_of
     from glc_ray.evaluation.scores.registry import DEFAULT
-    from glc_ray.evaluation.table import Row, lines
+    from glc_ray.evaluation.table import lines
     from glc_ray.evaluation.vbench import PREFIX, check_python, dimensions
 
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
@@ -113,20 +113,15 @@ def main(
     work = _Work(location, built_in, asked, anew)
     if save and work.is_output:
         raise UserError(f"--save {save}: the scores of an output are in {work.table}; leave it out")
+    if save and only_exports:
+        raise UserError(f"--save {save}: --vbench-export alone scores nothing; add --scores")
     work.check(save, vbench_export)
     work.evaluate(workers, address)
     if asked or vbench_export:
         work.ask_vbench(python, vbench_export)
     if only_exports:
         return
-    rows = [
-        Row(video, name, value)
-        for video in work.videos
-        if video.id in work.files
-        for name, value in work.files[video.id].values.items()
-    ]
-    if work.is_output:
-        work.store(rows, report)
+    rows = work.store(report)
     if as_json:
         for row in rows:
             facts = {"id": row.video.id, "name": row.video.name, "prompt": row.video.prompt}
@@ -146,7 +141,7 @@ class _Work:
         self, location: str, built_in: Sequence[str], asked: Sequence[str], anew: bool
     ) -> None:
         from glc_ray.evaluation.evaluating import names_of
-        from glc_ray.evaluation.evaluation_file import read_evaluation
+        from glc_ray.evaluation.known import KnownScores
         from glc_ray.evaluation.vbench import PREFIX
         from glc_ray.evaluation.videos import folder_videos, output_videos
         from glc_ray.store.manifest_parts import parts
@@ -159,20 +154,16 @@ class _Work:
         self.videos: list[Video] = (
             list(output_videos(self.place)) if self.is_output else folder_videos(location)
         )
-        self.files: dict[str, EvaluationFile] = {}
-        self.failed: list[Done] = []
+        self._failed: list[Done] = []
         self._vbench_error = ""
-        self.done: list[Done] = []
+        self._num_frames, self._seconds = 0, Counter[str]()
         self._built_in, self._asked = built_in, asked
-        for video in self.videos if self.is_output else ():
-            file = read_evaluation(self.place, video.name, video.finished_at)
-            if file is not None:
-                self.files[video.id] = file
-        known = {} if anew else dict(self.files)
+        self._known = KnownScores(self.videos, self.place if self.is_output else None)
 
         def without(names: Sequence[str]) -> list[Video]:
-            has = {key for key, file in known.items() if file.has(names)}
-            return [video for video in self.videos if names and video.id not in has]
+            if not names:
+                return []
+            return self.videos if anew else self._known.without(names)
 
         self._todo = without(names_of(built_in))
         self._vbench_todo = without([f"{PREFIX}{name}" for name in asked])
@@ -186,8 +177,8 @@ class _Work:
         from glc_ray.evaluation.vbench import check_export
         from glc_ray.store.storage import expanded
 
-        if save and not expanded(save).parent.is_dir():
-            raise UserError(f"--save {save}: there is no such folder; make it, or name another")
+        if save:
+            _check_save(expanded(save), save)
         if self._asked or export:
             videos = self.videos if export else self._vbench_todo
             check_export(videos, expanded(export) if export else None)
@@ -198,10 +189,11 @@ class _Work:
             return
         for count, done in enumerate(self._results(workers, address), 1):
             if done.file is None:
-                self.failed.append(done)
+                self._failed.append(done)
             else:
-                self.done.append(done)
-                self._add(done)
+                self._known.add(done.video, done.file)
+                self._num_frames += done.file.num_frames
+                self._seconds.update(done.seconds)
             of_it = done.error or f"{done.file.num_frames if done.file else 0} frames"
             name = done.video.name or done.video.id
             took = sum(done.seconds.values())
@@ -231,15 +223,20 @@ class _Work:
             if video.id in found:
                 self._add_values(video, found[video.id])
 
-    def store(self, rows: list[Row], report: bool) -> None:
-        """The table and the page of an output."""
+    def store(self, report: bool) -> list[Row]:
+        """The table and the page of an output, where it is one; returns all scores."""
         from glc_ray.evaluation.table import write_table
         from glc_ray.store.paths import EVALUATION
 
+        if not self.is_output:
+            return self._known.rows()
+        self._known.renew()
+        rows = self._known.rows()
         with self.place.writing(EVALUATION) as path:
             write_table(rows, path)
         if report:
-            _renew_report(self.place, {video.id for video in (*self._todo, *self._vbench_todo)})
+            _renew_report(self.place, self._known.digests())
+        return rows
 
     def tell_end(self) -> None:
         """How long it took, and what failed.
@@ -249,21 +246,16 @@ class _Work:
         """
         if self.is_output:
             click.echo(f"scores         {self.table}", err=True)
-        frames = sum(done.file.num_frames for done in self.done if done.file)
-        if frames:
-            seconds: Counter[str] = Counter()
-            for done in self.done:
-                seconds.update(done.seconds)
-            total = 1000 * seconds.total() / frames
-            each = ", ".join(f"{key} {1000 * s / frames:.1f}" for key, s in seconds.items())
+        if frames := self._num_frames:
+            total = 1000 * self._seconds.total() / frames
+            each = ", ".join(f"{key} {1000 * s / frames:.1f}" for key, s in self._seconds.items())
             click.echo(f"{frames} frames; {total:.1f} s of work a 1,000 frames: {each}", err=True)
-        if self.failed:
-            for done in self.failed:
-                click.echo(f"failed: {done.error}", err=True)
-        if self.failed and self._vbench_error:
+        for done in self._failed:
+            click.echo(f"failed: {done.error}", err=True)
+        if self._failed and self._vbench_error:
             click.echo(f"failed: {self._vbench_error}", err=True)
-        if self.failed:
-            raise RenderError(f"{len(self.failed)} of {len(self._todo)} videos cannot be read")
+        if self._failed:
+            raise RenderError(f"{len(self._failed)} of {len(self._todo)} videos cannot be read")
         if self._vbench_error:
             raise RenderError(self._vbench_error)
 
@@ -276,28 +268,26 @@ class _Work:
 
         return evaluated_on_ray(self._todo, self._built_in, max(1, workers), address)
 
-    def _add(self, done: Done) -> None:
-        assert done.file is not None
-        before = self.files.get(done.video.id)
-        file = done.file if before is None else before.beside(done.file)
-        self._keep(done.video, file)
-
     def _add_values(self, video: Video, values: dict[str, float]) -> None:
         from glc_ray.evaluation.evaluation_file import EvaluationFile
         from glc_ray.evaluation.scores.measure import Measured
 
         empty = EvaluationFile(video.finished_at, 0, video.fps, (), {}, {})
-        before = self.files.get(video.id, empty)
         scores = [Measured(name, value) for name, value in values.items()]
-        self._keep(video, before.with_scores(values, scores))
+        self._known.add(video, empty.with_scores(values, scores))
 
-    def _keep(self, video: Video, file: EvaluationFile) -> None:
-        from glc_ray.evaluation.evaluation_file import store_evaluation
 
-        self.files[video.id] = file
-        if self.is_output:
-            # At once: who is interrupted goes on from here.
-            store_evaluation(self.place, video.name, file)
+def _check_save(path: Path, given: str) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"--save {given}: there is no such folder; make it, or name another")
+    if path.is_dir():
+        raise UserError(f"--save {given}: is a folder; name a file in it")
+    try:
+        # What is there stays as it is until there are scores.
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--save {given}: cannot be written ({error.strerror or error})") from None
 
 
 def _save(rows: list[Row], path: str) -> None:
@@ -310,8 +300,8 @@ def _save(rows: list[Row], path: str) -> None:
         raise RenderError(f"--save {path}: cannot be written ({error.strerror or error})") from None
 
 
-def _renew_report(place: Output, ids: set[str]) -> None:
-    """Show on the page what is new."""
+def _renew_report(place: Output, evaluations: Mapping[str, str]) -> None:
+    """Show on the page the evaluations, digests by id, that it does not have."""
     from glc_ray.overview import run_state
     from glc_ray.report_page.report import Report
     from glc_ray.store import manifest
@@ -320,7 +310,7 @@ def _renew_report(place: Output, ids: set[str]) -> None:
     report = Report(place)
     report.sync()
     for record in manifest.read(place):
-        if record.id in ids:
+        if record.id in evaluations and not report.shows(record, evaluations[record.id]):
             report.add(record)
     report.write(run, state)
 

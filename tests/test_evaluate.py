@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,102 @@ def test_the_page_shows_it(place: Output):
     assert set(shown["values"]) == {score for name, score in table(place) if name == "moving"}
     assert len(shown["curves"]["temporal_flickering"]["values"]) == 32
     assert shown["curves"]["motion_smoothness_blend"]["step"] == 2
+
+
+def page_values(place: Output, name: str) -> set[str]:
+    """Names of the scores that the page shows of a video."""
+    (video,) = (video for video in output_videos(place) if video.name == name)
+    text = (place.read_bytes(f"report/data/videos/{video.id}.js") or b"").decode()
+    shown = json.loads(text[text.index("(") + 1 : text.rindex(")")])
+    return set(shown.get("evaluation", {}).get("values", ()))
+
+
+def test_the_page_shows_what_was_scored_without_it(place: Output):
+    call(place.location, "--scores", "sharpness", "--no-report")
+    assert place.read_bytes("report/index.html") is None
+    call(place.location, "--scores", "sharpness")
+    assert page_values(place, "still") == {"sharpness"}
+    call(place.location, "--scores", "change", "--no-report")
+    again = call(place.location, "--scores", "sharpness")
+    assert "1/2" not in again.output
+    assert page_values(place, "still") > {"sharpness", "temporal_flickering"}
+
+
+def test_two_evaluations_at_once_keep_each_others_scores(place: Output, monkeypatch):
+    """One begins, another begins and ends, then the first stores what it found."""
+    from glc_ray.evaluation import evaluating
+
+    def interrupted(videos, words):
+        if list(words) == ["sharpness"]:
+            assert call(place.location, "--scores", "change").exit_code == 0
+        yield from evaluated(videos, words)
+
+    monkeypatch.setattr(evaluating, "evaluated", interrupted)
+    assert call(place.location, "--scores", "sharpness").exit_code == 0
+    scores = {score for name, score in table(place) if name == "still"}
+    assert scores > {"sharpness", "temporal_flickering"}
+    assert page_values(place, "still") == scores
+    (video,) = (video for video in output_videos(place) if video.name == "still")
+    file = read_evaluation(place, "still", video.finished_at)
+    assert file is not None
+    assert {*file.values} == scores
+    assert "temporal_flickering" in file.curves
+
+
+def test_a_video_that_was_cut_short_is_not_scored_as_if_whole(place: Output):
+    short = Path(place.uri("videos/moving.mp4"))
+    encode([moving_texture(14)], short)
+    done = call(place.location, "--scores", "sharpness")
+    assert done.exit_code == 1
+    assert "videos/moving.mp4: has 14 frames, of 33 in the manifest" in done.output
+    assert set(table(place)) == {("still", "sharpness")}
+
+
+@pytest.mark.parametrize("format", ["gif", "vp9", "png"])
+def test_every_frame_of_other_formats_is_read(tmp_path: Path, format: str):
+    from glc_ray.config import EncodeSpec
+    from glc_ray.media.encode import encode_frames
+    from glc_ray.media.formats import choose
+
+    encoding = choose(EncodeSpec(format=format))
+    path = tmp_path / f"video{encoding.format.suffix}"
+    # Frames that are alike must not be taken for one.
+    frames = np.repeat(moving_texture(3), 3, axis=0)
+    if not encoding.format.suffix:
+        path.mkdir()
+    encode_frames([frames], path, encoding=encoding, fps=8, muxer=encoding.format.muxer)
+    (done,) = evaluated([Video("0", str(path), num_frames=9)], ["sharpness"])
+    assert done.file is not None, done.error
+    assert done.file.num_frames == 9
+
+
+@pytest.mark.parametrize("damage", ["chunk", "size"])
+def test_a_picture_that_pillow_refuses_is_a_video_that_cannot_be_read(tmp_path: Path, damage: str):
+    picture = tmp_path / "0.png"
+    Image.new("RGB", (96, 64)).save(picture)
+    data = bytearray(picture.read_bytes())
+    if damage == "size":
+        data[16:24] = (60_000).to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    else:
+        data[37:41] = b"\0\0\0\0"
+    picture.write_bytes(data)
+    (done,) = evaluated([Video("0", str(tmp_path))], ["sharpness"])
+    assert "0.png: cannot be read as a video" in done.error
+
+
+def test_a_file_for_scores_that_cannot_be_written_is_told_before_the_first_video(tmp_path: Path):
+    clip = tmp_path / "a box.mp4"
+    encode([moving_texture(9)], clip)
+    for arguments, text in (
+        (("--save", str(tmp_path)), "is a folder; name a file in it"),
+        (("--save", "/proc/x"), "cannot be written"),
+        (("--save", "x", "--vbench-export", str(tmp_path / "v")), "alone scores nothing"),
+    ):
+        scores = () if "--vbench-export" in arguments else ("--scores", "sharpness")
+        done = call(str(clip), *scores, *arguments)
+        assert (done.exit_code, text in done.output) == (2, True), done.output
+        assert "1/1" not in done.output
 
 
 def test_a_folder_of_videos(tmp_path: Path):
@@ -283,7 +380,7 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b'{"format": 2}', b'{"format":1,"values":{"a":NaN}}', b'{"format":1,"curves":1}'],
+    [b"", b"[]", b'{"format": 1}', b'{"format":2,"values":{"a":NaN}}', b'{"format":2,"curves":1}'],
 )
 def test_another_file_is_no_evaluation(place: Output, data: bytes):
     with pytest.raises(ValueError, match="no evaluation of a video"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from glc_ray.comparison.sheet import Strips
 from glc_ray.config import EncodeSpec
 from glc_ray.media.encode import encode_frames
 from glc_ray.media.formats import choose
-from glc_ray.media.read import UnreadableError, opened
+from glc_ray.media.read import cut_short, opened
 from glc_ray.store.output import Output
 from glc_ray.store.record import VideoRecord
 from glc_ray.store.scratch import scratch_folder
@@ -50,7 +49,7 @@ def draw(
         columns: of the sheet.
 
     Raises:
-        UnreadableError: a video cannot be read, or ends before the others.
+        UnreadableError: a video cannot be read, or not to its end.
         StorageError, FFmpegError: nor fetched, or a picture not written.
     """
     first, case = records[0], pictures.case
@@ -59,12 +58,11 @@ def draw(
     strips = Strips(labels, first.num_frames, title=title, fps=first.fps, picks=columns)
 
     def drawn(readers: Sequence[Iterator[NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
-        for index, frames in enumerate(zip_longest(*readers)):
+        for index in range(first.num_frames):
+            frames = [next(reader, None) for reader in readers]
             for record, frame in zip(records, frames, strict=True):
                 if frame is None:
-                    raise UnreadableError(
-                        f"{place.uri(record.path)}: has {index} frames, others of the case more"
-                    )
+                    raise cut_short(place.uri(record.path), index, first.num_frames)
             strips.add(index, frames)
             yield mosaic.draw(index, frames)[None]
 

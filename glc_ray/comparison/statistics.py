@@ -54,7 +54,8 @@ def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
     The interval is the bootstrap's percentile interval, widened about the mean for few draws:
     resampling n of them understates their variance by (n − 1)/n, and takes this variance for
     known, which Student's t with n − 1 degrees of freedom does not (of five draws: 1.6 times as
-    wide in all). The same values give the same interval.
+    wide in all). Of seeds, prompts add up their degrees of freedom. The same values give the same
+    interval.
 
     Raises:
         ValueError: no values.
@@ -68,13 +69,15 @@ def estimate(values: Mapping[tuple[str, int], float]) -> Estimate:
     fewest = min(map(len, groups.values()))
     random = np.random.default_rng(0)
     if len(groups) >= LEAST_DRAWS:
-        means, draws, over = _over_prompts(list(groups.values()), random), len(groups), "prompts"
+        means, over = _over_prompts(list(groups.values()), random), "prompts"
+        freedom = len(groups) - 1
     elif fewest >= LEAST_DRAWS:
-        means, draws, over = _over_seeds(list(groups.values()), random), fewest, "seeds"
+        means, over = _over_seeds(list(groups.values()), random), "seeds"
+        freedom = len(values) - len(groups)
     else:
         return Estimate(mean, None, None, len(values), "")
     tails = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = mean + (tails - mean) * _widening(draws)
+    low, high = mean + (tails - mean) * _widening(freedom)
     return Estimate(mean, float(low), float(high), len(values), over)  # type: ignore[arg-type]
 
 
@@ -92,9 +95,9 @@ def paired(
     return estimate(common) if common else None
 
 
-def _widening(draws: int) -> float:
-    """How much wider an interval of the mean is than the bootstrap's percentiles, by theory."""
-    freedom, normal = draws - 1, NormalDist().inv_cdf((1 + LEVEL) / 2)
+def _widening(freedom: int) -> float:
+    """How much wider an interval is for a variance that is estimated: Student's t by normal."""
+    normal = NormalDist().inv_cdf((1 + LEVEL) / 2)
     # Student's quantile as a series in 1/freedom (Abramowitz and Stegun, 26.7.5); with 4 degrees
     # it is 0.2% short.
     student = (
@@ -103,19 +106,26 @@ def _widening(draws: int) -> float:
         + (5 * normal**5 + 16 * normal**3 + 3 * normal) / (96 * freedom**2)
         + (3 * normal**7 + 19 * normal**5 + 17 * normal**3 - 15 * normal) / (384 * freedom**3)
     )
-    return math.sqrt(draws / freedom) * student / normal
+    return student / normal
+
+
+def _stretch(draws: int) -> float:
+    """How far resamples of n draws fall short of the deviation that n draws have."""
+    return math.sqrt(draws / (draws - 1))
 
 
 def _over_prompts(groups: Sequence[Sequence[float]], random: np.random.Generator) -> NDArray:
     sums = np.array([sum(group) for group in groups])
     counts = np.array([len(group) for group in groups])
     picks = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
-    return sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    means, mean = sums[picks].sum(axis=1) / counts[picks].sum(axis=1), sums.sum() / counts.sum()
+    return mean + (means - mean) * _stretch(len(groups))
 
 
 def _over_seeds(groups: Sequence[Sequence[float]], random: np.random.Generator) -> NDArray:
     sums = np.zeros(_RESAMPLES)
     for group in groups:
         picks = random.integers(len(group), size=(_RESAMPLES, len(group)))
-        sums += np.array(group)[picks].sum(axis=1)
+        drawn = np.array(group)[picks].sum(axis=1)
+        sums += sum(group) + (drawn - sum(group)) * _stretch(len(group))
     return sums / sum(map(len, groups))

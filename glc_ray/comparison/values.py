@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from glc_ray.comparison.design import Cell
 from glc_ray.evaluation.evaluating import evaluate_one, names_of
-from glc_ray.evaluation.evaluation_file import read_evaluation, store_evaluation
+from glc_ray.evaluation.evaluation_file import add_evaluation, read_evaluation
 from glc_ray.evaluation.scoring import Evaluator
 from glc_ray.evaluation.videos import output_videos
 from glc_ray.protocols import UserError
@@ -57,9 +57,9 @@ class Scorer:
                 "comparing reads videos, which needs PyAV (package av): pip install "
                 "'glc-ray[evaluate]'"
             )
-        self._names = names_of(words)
-        self._evaluator = Evaluator(words)
-        self._anew = anew
+        self._words, self._names, self._anew = words, names_of(words), anew
+        # What is missing shows now; networks do not stay in memory while videos are rendered.
+        Evaluator(words)
 
     def scores(self, place: Output, ids: set[str], tell: Tell) -> dict[str, Mapping[str, float]]:
         """Values by score of each video of ``ids`` that is finished and can be read.
@@ -73,18 +73,19 @@ class Scorer:
             StorageError: the output cannot be read or written.
         """
         found: dict[str, Mapping[str, float]] = {}
+        evaluator: Evaluator | None = None
         videos = [video for video in output_videos(place) if video.id in ids]
         for number, video in enumerate(videos, start=1):
             file = read_evaluation(place, video.name, video.finished_at)
             if self._anew or file is None or not file.has(self._names):
                 tell(f"[{number}/{len(videos)}] {video.name}: scoring")
-                done = evaluate_one(self._evaluator, video, self._names)
+                evaluator = evaluator or Evaluator(self._words)
+                done = evaluate_one(evaluator, video, self._names)
                 if done.file is None:
                     _LOG.warning("%s: left out of the comparison: %s", video.name, done.error)
                     continue
-                file = done.file if file is None else file.beside(done.file)
                 # At once: who is interrupted goes on from here.
-                store_evaluation(place, video.name, file)
+                file = add_evaluation(place, video.name, done.file)
             found[video.id] = {
                 name: value for name, value in file.values.items() if name in self._names
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from glc_ray.store.output import Output
 from glc_ray.store.paths import evaluation_path
 from glc_ray.store.storage import OutsideError
 
-_FORMAT = 1
+_FORMAT = 2
 """Another number where a formula changes: what is stored is then evaluated again."""
 
 
@@ -77,6 +78,16 @@ class EvaluationFile:
         """Whether all of these were looked for."""
         return set(names) <= set(self.asked)
 
+    @property
+    def digest(self) -> str:
+        """Tells evaluations of a video apart, by what was asked and what was found."""
+        facts = [self.finished_at, sorted(self.asked), sorted(self.values.items())]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
+
+    def without_curves(self) -> EvaluationFile:
+        """What is kept of each of many videos."""
+        return replace(self, curves={})
+
     def with_scores(self, asked: Iterable[str], scores: Iterable[Measured]) -> EvaluationFile:
         """With others beside those that are there, or in their place."""
         found = tuple(scores)
@@ -90,6 +101,7 @@ class EvaluationFile:
         curves = {name: curve for name, curve in self.curves.items() if name not in other.asked}
         return replace(
             other,
+            num_frames=other.num_frames or self.num_frames,
             asked=tuple(dict.fromkeys((*self.asked, *other.asked))),
             values={**values, **other.values},
             curves={**curves, **other.curves},
@@ -116,9 +128,13 @@ def read_evaluation(output: Output, name: str, finished_at: float) -> Evaluation
     return file if file.finished_at == finished_at else None
 
 
-def store_evaluation(output: Output, name: str, file: EvaluationFile) -> None:
-    """Store what ``read_evaluation`` reads."""
-    output.put_bytes(file.to_json(), evaluation_path(name))
+def add_evaluation(output: Output, name: str, found: EvaluationFile) -> EvaluationFile:
+    """Store what was found beside what is there, whoever found that; returns both together."""
+    with output.locked():
+        before = read_evaluation(output, name, found.finished_at)
+        file = found if before is None else before.beside(found)
+        output.put_bytes(file.to_json(), evaluation_path(name))
+    return file
 
 
 def _stored(score: Measured) -> StoredCurve:

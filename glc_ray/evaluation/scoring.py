@@ -11,7 +11,7 @@ from pathlib import Path
 
 from glc_ray.evaluation.scores.measure import Facts, Measured
 from glc_ray.evaluation.scores.registry import DEFAULT, KINDS, chosen
-from glc_ray.media.read import opened
+from glc_ray.media.read import cut_short, opened
 from glc_ray.store.output import Output
 from glc_ray.store.scratch import scratch_folder
 
@@ -34,6 +34,8 @@ class Video:
     """When it was rendered, in seconds since 1970: scores are of that file and no later one."""
     fps: float = 0.0
     """0: what the file says."""
+    num_frames: int = 0
+    """That it must have; 0: as many as there are."""
     anchor_frames: int = 0
     """Length of the beginning that drift is measured from; 0: of two seconds."""
     borders: Mapping[int, float] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Evaluator:
         """Read a video once.
 
         Raises:
-            UnreadableError: it cannot be read.
+            UnreadableError: it cannot be read, or not to its end.
             StorageError: nor fetched.
         """
         seconds: Counter[str] = Counter()
@@ -89,6 +91,8 @@ class Evaluator:
                 for kind, score in scores.items():
                     score.add(frame)
                     start = _lap(seconds, kind, start)
+        if video.num_frames and count != video.num_frames:
+            raise cut_short(video.path, count, video.num_frames)
         measured = []
         for kind, score in scores.items():
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import PurePosixPath
@@ -15,7 +16,9 @@ from glc_ray.store import manifest
 from glc_ray.store.output import Output
 from glc_ray.store.storage import OutsideError
 
-_COLUMNS = ("id", "name", "prompt", "status", "path", "scores", "fps", "finished_at")
+_COLUMNS = (
+    *("id", "name", "prompt", "status", "path", "scores", "fps", "num_frames", "finished_at"),
+)
 _INDEX = re.compile(r"-\d+$")
 
 
@@ -53,9 +56,10 @@ def folder_videos(location: str) -> list[Video]:
             f"({', '.join(VIDEO_SUFFIXES)})"
         )
     stems = [PurePosixPath(path).stem for path in found]
+    times = Counter(stems)
     return [
         Video(
-            id=stem if stems.count(stem) == 1 else path,
+            id=stem if times[stem] == 1 else path,
             name=stem,
             path=path,
             prompt=_INDEX.sub("", stem),
@@ -77,6 +81,7 @@ def _video(output: Output, row: dict[str, object]) -> Video:
         output=output.location,
         finished_at=float(row["finished_at"]),  # type: ignore[arg-type]
         fps=float(row["fps"]),  # type: ignore[arg-type]
+        num_frames=int(row["num_frames"]),  # type: ignore[call-overload]
         anchor_frames=stored.anchor_frames if stored else 0,
         borders=dict(stored.window_borders) if stored else {},
     )

@@ -94,7 +94,8 @@ def _pictures(folder: Path) -> Iterator[Frame]:
         try:
             with Image.open(file) as picture:
                 yield np.asarray(picture.convert("RGB"))
-        except OSError as error:
+        # Pillow's of files that are damaged, or larger than they can be.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise _unreadable(file, error) from None
 
 
@@ -109,6 +110,14 @@ def _of_one_size(frames: Iterator[Frame], path: Path) -> Iterator[Frame]:
             )
         size = height, width
         yield frame
+
+
+def cut_short(path: str, num_frames: int, wanted: int) -> UnreadableError:
+    """The error of a video that has fewer frames, or more, than were rendered."""
+    return UnreadableError(
+        f"{path}: has {num_frames} frames, of {wanted} in the manifest; it was cut short or "
+        "replaced: render it again with --force"
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableError:

@@ -63,8 +63,8 @@ class DataFiles:
 
     output: Output
     _chunks: list[_Chunk] = field(default_factory=list)
-    _known: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """File of a video's row, and when it came to its status."""
+    _known: dict[str, tuple[int, float, str]] = field(default_factory=dict)
+    """File of a video's row, when it came to its status, and the digest of its evaluation."""
     _pipelines: set[str] = field(default_factory=set)
 
     @property
@@ -88,7 +88,7 @@ class DataFiles:
             rows, digest = self._read(number)
             ids = [str(row["id"]) for row in rows]
             self._chunks.append(_Chunk(ids, Counter(row["status"] for row in rows), digest))
-            self._known |= {row["id"]: (number, row["finished_at"]) for row in rows}
+            self._known |= {row["id"]: _known(number, row) for row in rows}
         if len(self._known) != sum(len(chunk.ids) for chunk in self._chunks):
             raise ForeignDataError
 
@@ -100,6 +100,10 @@ class DataFiles:
     def has(self, video: str, finished_at: float) -> bool:
         """Whether a video is there as it came to its status then, or later."""
         return video in self._known and self._known[video][1] >= finished_at
+
+    def evaluation(self, video: str) -> str:
+        """Digest of the evaluation that a video's row is of; empty: of none."""
+        return self._known[video][2] if video in self._known else ""
 
     def has_others(self, videos: set[str]) -> bool:
         """Whether there are videos beside these."""
@@ -123,7 +127,7 @@ class DataFiles:
             chunk.ids.append(row["id"])
             rows.append(row)
         chunk.counts[row["status"]] += 1
-        self._known[row["id"]] = number, row["finished_at"]
+        self._known[row["id"]] = _known(number, row)
 
     def drop(self, video: str) -> None:
         """Remove a video's row, if it has one; ``flush`` stores that."""
@@ -188,3 +192,7 @@ class DataFiles:
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ForeignDataError from error
         return rows, hashlib.sha256(text).hexdigest()[:8]
+
+
+def _known(number: int, row: Json) -> tuple[int, float, str]:
+    return number, row["finished_at"], str(row.get("evaluation", ""))

@@ -69,6 +69,10 @@ class Report:
         """A video came to its end, or a row is outdated; the next ``write`` shows it."""
         self._added.append(record)
 
+    def shows(self, record: VideoRecord, evaluation: str) -> bool:
+        """Whether the page has this evaluation of a video, by its digest."""
+        return self._files.evaluation(page_id(record.id)) == evaluation
+
     def write(
         self, run: RunStatus | None, state: str | None = None, *, within_s: float | None = None
     ) -> bool:

@@ -75,6 +75,7 @@ def page_row(
         }
         video["scores"] = json.loads(scores.to_json())
     if evaluation is not None:
+        row["evaluation"] = evaluation.digest
         video["evaluation"] = {
             "num_frames": evaluation.num_frames,
             "values": dict(evaluation.values),

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 MANIFEST = "manifest.parquet"
 EVALUATION = "scores.parquet"
+EVALUATIONS = "evaluation"
 MANIFEST_PARTS = ".work/manifest"
 QUEUE = ".work/queue"
 LEASE = ".work/lease"
@@ -62,7 +63,7 @@ def scores_path(name: str) -> str:
 
 def evaluation_path(name: str) -> str:
     """Path of what an evaluation found of a video, below the output."""
-    return f"evaluation/{name}.json"
+    return f"{EVALUATIONS}/{name}.json"
 
 
 def latents_path(name: str) -> str:

@@ -31,14 +31,19 @@ def planned(
 
 
 def finish(
-    place: Output, folder: Path, cells: list[Cell], *, finished_at: float = 1.0
+    place: Output,
+    folder: Path,
+    cells: list[Cell],
+    *,
+    finished_at: float = 1.0,
+    num_frames: int = NUM_FRAMES,
 ) -> dict[str, np.ndarray]:
     """Write videos as if they were rendered, each of its own brightness; frames by id."""
     place.prepare()
     frames = {}
     with ManifestWriter(place) as writer:
         for number, cell in enumerate(cells):
-            shown = moving_texture(NUM_FRAMES) // (1 + number)
+            shown = moving_texture(num_frames) // (1 + number)
             local = folder / f"{number}.mp4"
             encode([shown], local)
             path = video_path(cell.name)
@@ -53,7 +58,7 @@ def finish(
                     specification_hash=cell.id * 4,
                     specification="{}",
                     status="done",
-                    num_frames=NUM_FRAMES,
+                    num_frames=num_frames,
                     fps=8,
                     width=shown.shape[2],
                     height=shown.shape[1],

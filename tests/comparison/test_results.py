@@ -118,6 +118,23 @@ def test_what_is_missing_is_left_out(tiny_pipeline: Path, place: Output, tmp_pat
     assert [one.case.seed for one in found.draw(columns=3, cases=None)] == [0]
 
 
+def test_a_case_whose_video_was_cut_short_is_not_drawn(
+    tiny_pipeline: Path, place: Output, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, cells = planned(tiny_pipeline, methods="glc", seeds=(0, 1))
+    finish(place, tmp_path, cells)
+    encode([moving_texture(20)], Path(place.uri(f"videos/{cells[0].name}.mp4")))
+    found = Results(place, plan, cells)
+    assert [one.case.seed for one in found.draw(columns=3, cases=None)] == [1]
+    assert f"has 20 frames, of {NUM_FRAMES} in the manifest" in caplog.text
+    rows = found.rows(Scorer(WORDS))
+    assert {row.value.num_videos for row in rows if row.value} == {1}
+
+
+def test_seconds_of_a_shared_machine_get_no_verdict() -> None:
+    assert {score_of(name).better for name in ("forwards", "forward_s", "denoise_s")} == {0}
+
+
 def test_pictures_show_the_frames_of_every_video(
     tiny_pipeline: Path, place: Output, tmp_path: Path
 ) -> None:
@@ -155,20 +172,20 @@ def test_a_video_that_cannot_be_read_is_left_out(
     plan, cells = planned(tiny_pipeline, seeds=(0, 1, 2))
     finish(place, tmp_path, cells)
     Path(place.uri(f"videos/{cells[0].name}.mp4")).write_bytes(b"not a video")
-    encode([moving_texture(20)], Path(place.uri(f"videos/{cells[3].name}.mp4")))
+    encode([moving_texture(20)], Path(place.uri(f"videos/{cells[2].name}.mp4")))
     found = Results(place, plan, cells)
     rows = found.rows(Scorer(WORDS))
     found.store(rows, [])
     drawn = found.draw(columns=2, cases=None)
     found.store(rows, drawn)
     assert [one.case.seed for one in drawn] == [2]
-    assert "has 20 frames, others of the case more" in caplog.text
+    assert "has 20 frames, of 33 in the manifest" in caplog.text
     assert "not drawn" in caplog.text
     text = (place.read_bytes(results.PAGE) or b"").decode()
-    assert "5 of 6 videos are finished and scored." in text
+    assert "4 of 6 videos are finished and scored." in text
     # The means of the two are of different videos, and say so.
     assert "in brackets: of so few videos" in text
-    assert re.search(r"\| glc \| [0-9.]+ \(2\) \|", text)
+    assert re.search(r"\| glc \| [0-9.]+ \(1\) \|", text)
     assert len(list(place.list("comparison/strips"))) == 1
 
 

@@ -50,6 +50,26 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say(num_prompts: int) -
     assert 0.925 * tries <= held <= 0.97 * tries
 
 
+@pytest.mark.parametrize("seeds", [(5,), (5, 5, 5, 5), (5, 50, 50, 50)])
+def test_intervals_over_seeds_hold_the_truth_as_often_as_they_say(seeds: tuple[int, ...]) -> None:
+    random = np.random.default_rng(8)
+    held, tries = 0, 400
+    for _ in range(tries):
+        found = estimate(
+            {
+                (f"prompt {prompt}", seed): random.normal(0, 1)
+                for prompt, count in enumerate(seeds)
+                for seed in range(count)
+            }
+        )
+        assert found.over == "seeds"
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0 <= found.high
+    # By the degrees of freedom of the smallest prompt alone: 98% and more of several prompts.
+    assert 0.925 * tries <= held <= 0.972 * tries
+
+
 @pytest.mark.parametrize(("draws", "quantile"), [(5, 2.776), (9, 2.306), (30, 2.045)])
 def test_few_draws_widen_as_the_tables_of_student_say(draws: int, quantile: float) -> None:
     values = np.random.default_rng(7).normal(0, 1, draws)

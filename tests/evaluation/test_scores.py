@@ -240,6 +240,40 @@ def test_real_networks_on_a_cut_and_a_still():
     assert whole["background_consistency_efficientnet"] < 0.999
 
 
+def test_the_network_sees_pictures_as_it_was_trained_to():
+    """What its first norms see of pictures like photographs varies as in its training."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    import torch
+
+    from glc_ray.evaluation.scores.consistency import EfficientNetLite
+
+    random = np.random.default_rng(0)
+    frequencies = np.hypot(np.fft.fftfreq(224)[:, None], np.fft.fftfreq(224)[None])
+    frequencies[0, 0] = 1
+
+    def plane() -> np.ndarray:
+        found = np.fft.ifft2(np.fft.fft2(random.standard_normal((224, 224))) / frequencies).real
+        return (found - found.mean()) / found.std()
+
+    def picture() -> np.ndarray:
+        grey, colours = plane(), np.stack([plane() for _ in range(3)], axis=-1)
+        values = 0.45 + 0.226 * (0.95 * grey[..., None] + 0.31 * colours)
+        return (values.clip(0, 1) * 255).astype(np.uint8)
+
+    network = EfficientNetLite()
+    norms = [m for m in network._network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    ratios = []
+    for norm in (norms[0], norms[2], norms[3]):
+        norm.register_forward_hook(
+            lambda own, inputs, _: ratios.append(
+                float((inputs[0].var((0, 2, 3)) / own.running_var).median())
+            )
+        )
+    network([picture() for _ in range(4)])
+    # 0.7, 1.6 and 2.0; by ImageNet's means and deviations 3.6, 2.9 and 3.3.
+    assert max(ratios) < 2.5
+
+
 @pytest.mark.slow
 def test_transnet_streamed_is_transnet_whole():
     """Our windows are those of the package's own function."""

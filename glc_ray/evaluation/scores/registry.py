@@ -11,6 +11,7 @@ from glc_ray.evaluation.scores.frames import ChangeScores
 from glc_ray.evaluation.scores.measure import Facts, Score
 from glc_ray.evaluation.scores.sharpness import Sharpness
 from glc_ray.evaluation.scores.smoothness import BlendSmoothness, InterpolatedSmoothness
+from glc_ray.evaluation.scores.truth import NAMES, ToyworldTruth
 from glc_ray.protocols import UserError
 
 Make = Callable[[Facts], Score]
@@ -52,12 +53,6 @@ def _rife() -> Make:
     return lambda facts: InterpolatedSmoothness(network)
 
 
-def _truth() -> Make:
-    from glc_ray.evaluation.scores.truth import ToyworldTruth
-
-    return ToyworldTruth
-
-
 KINDS = {
     "change": Kind(("temporal_flickering", "seam", "drift"), lambda: ChangeScores),
     "sharpness": Kind(("sharpness",), lambda: Sharpness),
@@ -74,17 +69,7 @@ KINDS = {
     "cuts": Kind(("hard_cuts_transnet",), _cuts),
     "rife": Kind(("motion_smoothness_rife",), _rife, is_default=False),
     "toyworld": Kind(
-        (
-            "toyworld.present",
-            "toyworld.colour",
-            "toyworld.shape",
-            "toyworld.motion",
-            "toyworld.speed",
-            "toyworld.longest_step",
-            "toyworld.background_change",
-        ),
-        _truth,
-        is_default=False,
+        tuple(f"toyworld.{name}" for name in NAMES), lambda: ToyworldTruth, is_default=False
     ),
 }
 DEFAULT = tuple(name for name, kind in KINDS.items() if kind.is_default)

@@ -16,6 +16,7 @@ from glc_ray.evaluation.scores.measure import Facts, Measured
 from glc_ray.evaluation.toyworld.looks import COLOURS, GROUNDS, HEIGHT, SHAPES, SKIES, WIDTH
 from glc_ray.evaluation.toyworld.motion import MOTIONS
 from glc_ray.evaluation.toyworld.rules import (
+    NATIVE_FRAMES,
     Readings,
     background_change,
     joined_readings,
@@ -26,8 +27,6 @@ from glc_ray.evaluation.toyworld.rules import (
 from glc_ray.media.read import Frame
 
 NAMES = ("present", "colour", "shape", "motion", "speed", "longest_step", "background_change")
-_START = 25
-"""Frames that the landscape is read off: a native clip."""
 _CHUNK = 64
 _SENTENCE = re.compile(
     rf"an? ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) ({'|'.join(map(re.escape, MOTIONS))})"
@@ -77,7 +76,7 @@ class ToyworldTruth:
     def _flush(self) -> None:
         frames, self._waiting = np.stack(self._waiting), []
         if self._landscape is None:
-            self._landscape = read_landscape(frames[:_START])
+            self._landscape = read_landscape(frames[:NATIVE_FRAMES])
         readings = read_object(frames, *self._landscape)
         self._readings.append(readings)
         if self._first is None:

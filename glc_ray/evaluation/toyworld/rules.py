@@ -40,8 +40,8 @@ _LEAST_OVERLAP = 0.7
 """Intersection over union with the best shape from which an object has a shape."""
 _NUM_ANGLES = 12
 """Angles tried within one symmetry of a shape."""
-_SPAN = 25
-"""Frames of a native clip, by which motion is judged."""
+NATIVE_FRAMES = 25
+"""Of a native clip, by which motion is judged."""
 FAR_FROM_LAW = 2.5
 """RMS distance in pixels up to which a path follows a motion's law."""
 LONGEST_STEP = 9.0
@@ -148,7 +148,7 @@ def long_video_scores(frames: np.ndarray, colour: str, shape: str, motion: str) 
     background_change: largest change of a frame's landscape from the first frame's, RGB distance
     averaged over the pixels that are far from the object in both.
     """
-    readings = read_object(frames, *read_landscape(frames[:25]))
+    readings = read_object(frames, *read_landscape(frames[:NATIVE_FRAMES]))
     change = background_change(frames, readings)
     return long_video_scores_of(readings, change, colour, shape, motion)
 
@@ -158,8 +158,8 @@ def long_video_scores_of(
 ) -> dict[str, float]:
     """As ``long_video_scores``, from what was read off all frames and their background change."""
     steps = steps_of(readings.centres)
-    starts = range(0, len(readings.colours) - _SPAN + 1, _SPAN // 2)
-    spans = [_span(readings, start, start + _SPAN) for start in starts]
+    starts = range(0, len(readings.colours) - NATIVE_FRAMES + 1, NATIVE_FRAMES // 2)
+    spans = [_span(readings, start, start + NATIVE_FRAMES) for start in starts]
     return {
         "present": float(np.isfinite(readings.radii).mean()),
         "colour": float(np.mean([seen == colour for seen in readings.colours])),
