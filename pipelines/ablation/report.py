@@ -1,4 +1,4 @@
-"""RESULTS.md: what the ablation came to, length by length, beside what the paper says."""
+"""A page for each length: what the ablation came to, beside what the paper says."""
 
 from __future__ import annotations
 
@@ -35,30 +35,27 @@ class Length:
     table: str
 
 
-def write_report(folder: Path, lengths: Sequence[Length], options: Mapping[str, Any]) -> None:
-    """Write RESULTS.md of the lengths that are finished, as a whole."""
-    lines = ["# Results", "", *_head(lengths, options), ""]
-    for length in lengths:
-        lines += [f"## {length.num_frames} frames", "", *_of_length(length), ""]
-    lines += ["## Scores", "", *score_lines([row for one in lengths for row in one.rows])]
-    partial = folder / ".RESULTS.md.partial"
+def write_report(folder: Path, length: Length, options: Mapping[str, Any]) -> Path:
+    """Write the page of a length that is finished, as a whole, and say where.
+
+    Lengths have pages of their own, so that each may be run on another day or machine.
+    """
+    lines = [f"# {length.num_frames} frames", "", *_head(length, options), "", *_of_length(length)]
+    lines += ["", "## Scores", "", *score_lines(length.rows)]
+    page = folder / f"{length.num_frames}.md"
+    partial = folder / f".{page.name}.partial"
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(folder / "RESULTS.md")
+    return partial.replace(page)
 
 
-def _head(lengths: Sequence[Length], options: Mapping[str, Any]) -> Iterator[str]:
+def _head(length: Length, options: Mapping[str, Any]) -> Iterator[str]:
     set_keys = ", ".join(f"`{key}={value}`" for key, value in options.items())
+    seeds = "one seed" if length.num_seeds == 1 else f"{length.num_seeds} seeds"
     yield (
-        f"Made by [`pipelines/ablation/run.py`](../run.py) with glc-ray {__version__}"
+        f"{length.num_prompts} held-out prompts with {seeds} each, {_videos(length)} videos "
+        f"([table]({length.table})), made by `pipelines/ablation/run.py` with glc-ray {__version__}"
         f"{f' and {set_keys}' if set_keys else ''}."
     )
-    yield ""
-    for length in lengths:
-        yield (
-            f"- {length.num_frames} frames: {length.num_prompts} held-out prompts with "
-            f"{length.num_seeds} seed{'' if length.num_seeds == 1 else 's'} each, "
-            f"{_videos(length)} videos; [table]({length.table})"
-        )
 
 
 def _videos(length: Length) -> str:
@@ -71,7 +68,7 @@ def _videos(length: Length) -> str:
 def _of_length(length: Length) -> Iterator[str]:
     yield from length_lines(length.rows, length.plot)
     yield ""
-    yield "### The paper's orderings"
+    yield "## The paper's orderings"
     yield ""
     yield from orderings(length.rows)
     if length.strips:

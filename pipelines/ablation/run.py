@@ -5,7 +5,7 @@
 Every method and ablation on the same prompts and seeds, at the paper's lengths: 145, 289 and 1,201
 frames, which are 6, 12 and 48 clips of this model. It goes on where it was stopped: Ctrl-C, or a
 kill, and the same command again. After every length, and with --no-render at any time, it writes
-what is finished of the lengths and methods that it was given to RESULTS.md.
+what is finished of it and of the methods that were given to a page of the length's own, 145.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 from PIL import Image
 from report import Length, write_report
 
-from glc_ray.cli import FrontDoor
+from glc_ray.cli import FrontDoor, RenderError
 from glc_ray.compare import compare
 from glc_ray.comparison.design import read_prompts
 from glc_ray.comparison.plot import svg
@@ -26,6 +26,7 @@ from glc_ray.comparison.variants import ABLATION
 from glc_ray.logs import log_to_stderr
 from glc_ray.options import assigned
 from glc_ray.protocols import UserError
+from glc_ray.store.storage import expanded
 
 HERE = Path(__file__).parent
 PLAN = {145: 30, 289: 12, 1201: 5}
@@ -37,7 +38,7 @@ PROOF_METHODS = ("glc", "glc-vmcr", "glc-glcd", "direct")
 @click.command(cls=FrontDoor)
 @click.option("--output", default="output/ablation", metavar="FOLDER", help="[output/ablation]")
 @click.option(
-    "--results", metavar="FOLDER", help="Where RESULTS.md and its files go. [OUTPUT/results]"
+    "--results", metavar="FOLDER", help="Where pages and their files go. [OUTPUT/results]"
 )
 @click.option("--methods", default=",".join(ABLATION), metavar="A,B,...", help="As of compare.")
 @click.option(
@@ -76,13 +77,14 @@ def main(
     options = assigned(assignments) | ({"sampling.num_steps": 2} if proof else {})
     if "://" in output or "://" in (results or ""):
         raise UserError("--output, --results: are folders of this machine here, no URIs")
-    folder = Path(results or f"{output}/results")
+    output = str(expanded(output))
+    folder = expanded(results) if results else Path(output, "results")
     if max(plan.values()) > len(prompts) or min(plan.values()) < 1 or seeds < 1:
         raise UserError(
             f"--length, --seeds: there are {len(prompts)} prompts, of which a length takes 1 or "
             "more, and a prompt takes 1 seed or more"
         )
-    done: list[Length] = []
+    failed: list[RenderError] = []
     for num_frames, count in plan.items():
         place = f"{output}/{num_frames}"
         click.echo(f"{num_frames} frames: {count} prompts, {len(names)} methods, in {place}")
@@ -101,11 +103,17 @@ def main(
             **given,
         )
         if found.rows:
-            done.append(_taken_over(num_frames, count, seeds, found, Path(place), folder))
-            write_report(folder, done, options)
-            click.echo(f"report         {folder / 'RESULTS.md'}")
-        if found.end is not None:
-            found.end.tell(click.echo)
+            length = _taken_over(num_frames, count, seeds, found, Path(place), folder)
+            click.echo(f"report         {write_report(folder, length, options)}")
+        try:
+            if found.end is not None:
+                found.end.tell(click.echo)
+        except RenderError as error:
+            # The other lengths are worth having all the same.
+            click.echo(f"{num_frames} frames: {error}", err=True)
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _taken_over(
