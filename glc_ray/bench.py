@@ -40,7 +40,7 @@ class _Group(click.Group):
         return super().parse_args(ctx, args if named else ["denoise", *args])
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, short_help="What the cluster's parts cost and gain: ratios.")
 def main() -> None:
     """What the cluster's parts cost and gain: ratios, since seconds are the machine's."""
 

@@ -24,7 +24,7 @@ _ENDED = {
 }
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Stop videos of a run, or the whole run.")
 @click.argument("location", metavar="OUTPUT")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--yes", is_flag=True, help="Cancel all of them without asking.")

@@ -155,7 +155,7 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="The same prompts and seeds by several methods.")
 @click.option(
     "--prompt",
     "prompts",
@@ -179,7 +179,7 @@ def _say_nothing(text: str) -> None:
     "lengths",
     default="",
     metavar="N,...",
-    help="Lengths in frames, 4k+1 for CogVideoX. Default: the pipeline's own.",
+    help="Lengths in frames, 4k+1 for CogVideoX and Wan. Default: the pipeline's own.",
 )
 @click.option(
     "--scores",
@@ -188,13 +188,17 @@ def _say_nothing(text: str) -> None:
     help="Kinds or single scores, as of evaluate. [all but rife and vbench]",
 )
 @click.option(
-    "--columns", type=click.IntRange(2, 24), default=6, metavar="N", help="Of a strip. [6]"
+    "--columns",
+    type=click.IntRange(2, 24),
+    default=6,
+    metavar="N",
+    help="Pictures in a row of a strip. [6]",
 )
 @click.option(
     "--pictures",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Draw the first N cases of a length. Default: all.",
+    help="Draw the first N (prompt, seed) of a length. Default: all.",
 )
 @click.option("--anew", is_flag=True, help="Score and draw again what is scored and drawn already.")
 @click.option(

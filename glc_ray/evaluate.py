@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from glc_ray.store.output import Output
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Score finished videos.")
 @click.argument("location", metavar="OUTPUT|VIDEOS")
 @click.option(
     "--scores",

@@ -46,22 +46,28 @@ class FarmCollector:
         self._totals = ManifestTotals(place)
         self._scores = ScoreTotals(place)
         self._sign = _Sign(place)
+        self._said = ""
         self._lock = threading.Lock()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """All farm metrics now; of an output that cannot be read only that it cannot."""
+        """All farm metrics now; of an output that cannot be read, or that there is not yet, only
+        that it cannot."""
         with self._lock:
             try:
                 families = list(self._read())
-                is_read = 1.0
+                is_read, said = 1.0, ""
             except (StorageError, UserError, OSError) as error:
-                _LOG.warning("%s: cannot be read now: %s", self._place.uri(), error)
-                families, is_read = [], 0.0
+                families, is_read, said = [], 0.0, str(error)
+            if said and said != self._said:
+                # Once, and not at every scrape.
+                _LOG.warning("%s; until it can be read, glc_output_read is 0", said)
+            self._said = said
         yield self._family(telemetry.OUTPUT_READ, [({}, is_read)])
         yield from families
 
     def _read(self) -> Iterator[GaugeMetricFamily]:
         run = run_status.read(self._place)
+        check_is_output(self._place, run)
         is_running = run is not None and self._sign.is_alive(run)
         in_work = run.in_work if run is not None and is_running else ()
         totals = self._totals.look([video.name for video in in_work])
@@ -164,12 +170,17 @@ def _counts(
 def serving(place: Output, port: int, host: str) -> Iterator[int]:
     """Serve the metrics of ``place`` while the block lasts; gives the port.
 
+    ``place`` need not be an output yet: who watches a farm may begin before it does.
+
     Raises:
-        UserError: ``place`` is no output of glc-ray, or nobody can listen there.
+        UserError: nobody can listen there.
     """
-    check_is_output(place, run_status.read(place))
+    collector = FarmCollector(place)
+    # What is wrong is said now, and not at the first scrape.
+    for _ in collector.collect():
+        pass
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(FarmCollector(place))
+    registry.register(collector)
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:

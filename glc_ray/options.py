@@ -23,17 +23,26 @@ _VIDEO_OPTIONS = (
         "Default: the pipeline's own.",
     ),
     click.option(
-        "--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX."
+        "--num-frames", type=int, metavar="N", help="Length in frames, 4k+1 for CogVideoX and Wan."
     ),
     click.option(
-        "--seed", type=int, default=0, metavar="S", help="Same job and seed, same bits. [0]"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="Of all random numbers; same job and seed, same bits. [0]",
     ),
     click.option("--method", metavar="NAME", help=f"Long-video method: {', '.join(METHODS)}."),
 )
 
 _PIPELINE_OPTIONS = (
     click.option("--steps", type=int, metavar="N", help="Denoising steps."),
-    click.option("--guidance-scale", type=float, metavar="G", help="Classifier-free guidance."),
+    click.option(
+        "--guidance-scale",
+        type=float,
+        metavar="G",
+        help="Classifier-free guidance; 1 turns it off.",
+    ),
     click.option("--workers", type=int, metavar="N", help="Denoiser actors."),
     click.option(
         "--pipeline",
@@ -105,8 +114,8 @@ _CATALOG_OPTIONS = (
         "--catalog",
         metavar="FILE|URI",
         help="Many videos: .jsonl, .csv, .parquet, or .txt with a prompt a line. Columns: prompt "
-        "or prompts, name, seed, num_frames, fps, method, pipeline, priority, and any key of a "
-        "pipeline file such as glc.vmcr.",
+        "or prompts, name, seed, num_frames, fps, method, steps, guidance_scale, pipeline, "
+        "priority, and keys of a pipeline file such as glc.vmcr.",
     ),
     click.option("--strict", is_flag=True, help="Refuse the whole catalog where a row is invalid."),
     click.option(
@@ -114,7 +123,7 @@ _CATALOG_OPTIONS = (
         type=click.IntRange(min=1),
         default=1,
         metavar="N",
-        help="Videos of each row, with seeds from its own on. [1]",
+        help="Videos of each row, with seeds S, S+1, ... from the row's seed S. [1]",
     ),
     click.option(
         "--naming",

@@ -16,6 +16,23 @@ from glc_ray.pipeline_file import OPTION_KEYS, load_pipeline
 from glc_ray.prompts import from_command_line
 from glc_ray.protocols import UserError
 
+_WITHOUT_EFFECT = frozenset(
+    (
+        "output",
+        "address",
+        "keep_latents",
+        "from_latents",
+        "force",
+        "report",
+        "preview_every",
+        "wait",
+        "catalog",
+        "strict",
+        "samples_per_prompt",
+        "naming",
+    )
+)
+"""Options of render that say nothing of what a video takes; --catalog is refused."""
 _ANY_PROMPT = "any prompt"
 _NO_PROMPT = (
     "no --prompt was given, and the pipeline has none: the figures are those of any one prompt; "
@@ -23,7 +40,7 @@ _NO_PROMPT = (
 )
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="What a request would take, before anything starts.")
 @request_options
 @click.option("--measure", is_flag=True, help="Time the job's batches here, with the real model.")
 @click.option(
@@ -33,7 +50,8 @@ _NO_PROMPT = (
     help="Seconds of a guided forward of one native window, in place of --measure.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, without the picture.")
-# A command line of render's can be planned by changing the command's name.
+# A command line of render's can be planned by changing the command's name: what makes no difference
+# here is taken all the same, and hidden below.
 @run_options
 @catalog_options
 def main(
@@ -97,6 +115,11 @@ def main(
         click.echo(json.dumps(asdict(result), indent=2))
     else:
         show(result, steps[0].plan, Console())
+
+
+for _option in main.params:
+    if _option.name in _WITHOUT_EFFECT and isinstance(_option, click.Option):
+        _option.hidden = True
 
 
 def _check(measure: bool, seconds_per_forward: float | None) -> None:

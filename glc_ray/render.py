@@ -191,7 +191,7 @@ def _is_there(place: Output, path: str) -> bool:
     return place.size(path) is not None or bool(place.list(path))
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Render a video from a prompt, or a catalog of them.")
 @request_options
 @run_options
 @catalog_options

@@ -7,7 +7,7 @@ import click
 from glc_ray.cli import FrontDoor
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Make the page that shows an output's videos.")
 @click.argument("location", metavar="OUTPUT")
 @click.option("--anew", is_flag=True, help="Make all of it again, not what has changed alone.")
 def main(location: str, anew: bool) -> None:

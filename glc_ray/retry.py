@@ -24,7 +24,7 @@ _FIRST_COLUMNS = ("id", "name", "status", "finished_at")
 _COLUMNS = ("id", "name", "specification", "priority", "catalog_line", "catalog")
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Render the failed videos of an output again.")
 @click.argument("location", metavar="OUTPUT")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--cancelled", is_flag=True, help="Those that were cancelled, too.")

@@ -28,7 +28,7 @@ _READ_SHARE = 0.1
 _Show: TypeAlias = "Callable[[Overview], None]"
 
 
-@click.command(cls=FrontDoor)
+@click.command(cls=FrontDoor, short_help="Where the videos of an output stand; its metrics.")
 @click.argument("location", metavar="OUTPUT")
 @click.option("--watch", is_flag=True, help="Show it again and again until the run ends.")
 @click.option("--all", "every", is_flag=True, help="A line for every video that is not queued.")
@@ -40,10 +40,16 @@ _Show: TypeAlias = "Callable[[Overview], None]"
     "port",
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="Serve them to Prometheus until Ctrl-C; 0 takes any free port.",
+    help="Serve the output's metrics to Prometheus at this port until Ctrl-C; 0 takes any that is "
+    "free.",
 )
 @no_color_option
-@click.option("--host", default=_LOOPBACK, metavar="IP", help=f"To serve at. [{_LOOPBACK}]")
+@click.option(
+    "--host",
+    default=_LOOPBACK,
+    metavar="IP",
+    help=f"Address that --serve-metrics listens on. [{_LOOPBACK}]",
+)
 def main(
     location: str, watch: bool, every: bool, as_json: bool, port: int | None, host: str
 ) -> None:
@@ -55,7 +61,7 @@ def main(
     Exit codes:
       0  everything is done (or was cancelled)
       1  the run has ended, and a video failed or a row of the catalog is invalid
-      2  OUTPUT is no output of glc-ray
+      2  OUTPUT is no output of glc-ray (--serve-metrics waits until it is one)
       3  the run was stopped, cancelled or died, and videos are left: the same
          command as before goes on with them
       4  a run is at it

@@ -212,7 +212,26 @@ def test_an_output_that_cannot_be_read_says_so_and_nothing_else(
         assert value(found, place, "glc_output_read") == 0
 
 
-def test_wrong_ports_and_outputs(place: Output, tmp_path: Path) -> None:  # noqa: F811
+def test_an_output_may_come_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = Output(str(tmp_path / "farm"))  # noqa: F811
+    with serving(place, 0, "127.0.0.1") as port:
+        for _ in range(2):
+            assert scrape(port) == {
+                ("glc_output_read", frozenset({("output", place.uri())})): 0,
+            }
+        assert not Path(place.uri()).exists(), "who watches makes nothing"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{place.uri()}: no output of glc-ray: it has neither manifest.parquet nor a run that "
+            "begins; give the --output of a render; until it can be read, glc_output_read is 0"
+        ]
+        place.prepare()
+        run_status.write(place, run_of(num_videos=2))
+        found = scrape(port)
+        assert value(found, place, "glc_output_read") == 1
+        assert value(found, place, "glc_videos", state="queued") == 2
+
+
+def test_a_wrong_port(place: Output) -> None:  # noqa: F811
     store(place, record("a"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -224,8 +243,6 @@ def test_wrong_ports_and_outputs(place: Output, tmp_path: Path) -> None:  # noqa
         f"error: --serve-metrics {port}: nobody can listen at 127.0.0.1:{port} (Address already in "
         "use); give a port that is free, or 0 for any, and a --host of this machine\n"
     )
-    nowhere = CliRunner().invoke(status.main, [str(tmp_path / "no"), "--serve-metrics", "0"])
-    assert nowhere.exit_code == 2
 
 
 def test_the_command_listens_on_loopback_until_it_is_interrupted(

@@ -161,6 +161,21 @@ def test_every_option_of_render_is_taken() -> None:
     assert result.exit_code == 0, "nothing is written and nobody is asked"
 
 
+def test_what_makes_no_difference_is_taken_and_not_shown() -> None:
+    text = run("--help").stdout
+    video = "prompt num-frames seed method steps guidance-scale workers pipeline set fps"
+    own = "measure seconds-per-forward json log-format no-color help"
+    assert re.findall(r"^  --([a-z-]+)", text, re.MULTILINE) == [*video.split(), *own.split()]
+    taken = ["--keep-latents", "--force", "--no-report", "--preview-every", "5", "--wait"]
+    taken += ["--strict", "--samples-per-prompt", "2", "--naming", "vbench", "--steps", "1"]
+    assert run(*taken).exit_code == 0
+    refused = run("--catalog", "prompts.jsonl")
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: --catalog prompts.jsonl: plan tells what one video ")
+    # The same options are shown where they count.
+    assert "--catalog" in CliRunner().invoke(render, ["--help"]).output
+
+
 def test_glc_ray_plan_is_the_same_command() -> None:
     text = CliRunner().invoke(glc_ray_main, ["plan", "--help"], prog_name="glc-ray").output
     assert text.split("\n", 1)[1] == run("--help").output.split("\n", 1)[1]

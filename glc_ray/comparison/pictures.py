@@ -59,10 +59,11 @@ def draw(
 
     def drawn(readers: Sequence[Iterator[NDArray[np.uint8]]]) -> Iterator[NDArray[np.uint8]]:
         for index in range(first.num_frames):
-            frames = [next(reader, None) for reader in readers]
-            for record, frame in zip(records, frames, strict=True):
-                if frame is None:
+            frames = []
+            for record, reader in zip(records, readers, strict=True):
+                if (frame := next(reader, None)) is None:
                     raise cut_short(place.uri(record.path), index, first.num_frames)
+                frames.append(frame)
             strips.add(index, frames)
             yield mosaic.draw(index, frames)[None]
 

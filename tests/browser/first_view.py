@@ -1,14 +1,13 @@
 """How long the report page of many videos takes until its first cards are there.
 
-    python -m tests.browser.first_view [VIDEOS]
-
-Prints bytes that are read for it, all bytes of the report, and the median of 9 loads.
+``python -m tests.browser.first_view`` prints bytes that are read for it, all bytes of the report,
+and the median of 9 loads.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -30,7 +29,9 @@ new MutationObserver((_, watcher) => {
 
 def main() -> None:
     """Make the report, open it, say what it took."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("videos", nargs="?", type=int, default=10_000, help="[10000]")
+    count = parser.parse_args().videos
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         output = Output(folder)
         store_rows(output, *many(count))

@@ -13,6 +13,8 @@ import pytest
 import ray
 import yaml
 from compose_spec import PyCompose
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import glc_ray
@@ -140,13 +142,31 @@ def test_versions_are_those_of_the_project() -> None:
     own = {
         match
         for text in TEXTS.values()
-        for match in re.findall(r"registry\.example\.com/glc-ray:(\S+)", text)
+        for match in re.findall(r"(?:registry\.example\.com|YOUR\.REGISTRY)/glc-ray:(\S+)", text)
     }
     assert own == {glc_ray.__version__}
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"ray=={ray.__version__}" in pins
     # A newer Ray would start nodes that this one's driver does not talk to.
     assert f"rayVersion: {ray.__version__}" in TEXTS["kuberay/rayjob.yaml"]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.12"])
+def test_the_image_for_ec2_takes_boto3_beside_the_pins(python: str) -> None:
+    """boto3 1.44.5 brings botocore 1.44, with what its metadata asks for."""
+    assert "EXTRA_PACKAGES=boto3==1.44.5" in README
+    bounds = {
+        "python-dateutil": "<3.0.0,>=2.1",
+        "urllib3": "!=2.2.0,<3,>=1.25.4",
+        "jmespath": "<2.0.0,>=0.7.1",
+    }
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    environment = {"python_version": python}
+    for pin in pins:
+        if pin.name in bounds and (pin.marker is None or pin.marker.evaluate(environment)):
+            (version,) = pin.specifier
+            assert SpecifierSet(bounds[pin.name]).contains(version.version), str(pin)
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name.endswith((".yaml", "file"))])
@@ -202,7 +222,7 @@ def test_commands_of_the_walk_through_are_understood() -> None:
         if parse(words) is not None:
             known.append(words[0])
         for word in words:
-            if word.startswith("cluster/") and "secrets" not in word:
+            if words[0] != "mkdir" and word.startswith("cluster/") and "secrets" not in word:
                 assert (ROOT / word).exists(), word
     assert len(known) > 10
     assert {"ray", "glc-ray"} <= set(known)
