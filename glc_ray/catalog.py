@@ -21,6 +21,7 @@ from glc_ray.catalog_row import (
 from glc_ray.config import PipelineSpec, VideoJob, content_hash
 from glc_ray.job import build_job, file_shape, video_name
 from glc_ray.media import formats
+from glc_ray.media.ffmpeg import FFmpegError
 from glc_ray.names import checked_name, vbench_name
 from glc_ray.pipeline_file import Override, load_pipeline, pipeline_names
 from glc_ray.prompts import PromptLike, in_one_line, timeline
@@ -180,7 +181,7 @@ class _Template:
             formats.check(job.pipeline.encode, width, height)
             self._job = job
             self.group = group_of(job)
-        except (UserError, OSError, UnicodeEncodeError) as error:
+        except (UserError, FFmpegError, OSError, UnicodeEncodeError) as error:
             self._error = str(error)
 
     def job_of(self, prompt: PromptLike | None, seed: int) -> VideoJob:

@@ -55,13 +55,20 @@ class FrontDoor(click.Command):
             _tell(ctx, f"stopped by {error}: {text}", level="")
             ctx.exit(3)
         except RuntimeError as error:
-            # Late: it imports pyarrow.
-            from glc_ray.store.storage import StorageError
-
-            if not isinstance(error, StorageError):
+            if not _is_for_people(error):
                 raise
             _tell(ctx, str(error))
             ctx.exit(1)
+
+
+def _is_for_people(error: RuntimeError) -> bool:
+    """Whether its message says what happened and what to do."""
+    # Late: they import pyarrow and ffmpeg's wrappers.
+    from glc_ray.media.ffmpeg import FFmpegError
+    from glc_ray.store.lease import LeaseLostError
+    from glc_ray.store.storage import StorageError
+
+    return isinstance(error, FFmpegError | LeaseLostError | StorageError)
 
 
 def _tell(ctx: click.Context, text: str, *, level: str = "error") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from glc_ray.names import SUFFIXES, checked_name, clash_key, vbench_name
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import UserError
 from glc_ray.store.catalog import CatalogRow, read_rows
+from tests.conftest import TOYWORLD
 
 
 def in_full(job: VideoJob, *, of_latents: bool = False) -> str:
@@ -276,6 +278,30 @@ def test_a_row_does_not_say_where_the_work_is_done(key: str) -> None:
     assert mistake({"prompt": "a", key: 3}).startswith(f"key '{key}': where the work is done is a")
     nested = {"prompt": "a", "resources": {"denoisers": {"count": 3}}}
     assert mistake(nested).startswith("key 'resources.denoisers.count': where the work is done")
+
+
+@pytest.mark.parametrize("content", ['{"_class_name": "Au', "[]", "{}"])
+def test_a_row_with_a_model_that_was_copied_halfway_is_a_row_with_a_mistake(
+    content: str, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(TOYWORLD, tmp_path / "half"))
+    config = folder / "vae" / "config.json"
+    config.write_text(content)
+    own = tiny_pipeline.with_name("half.yaml")
+    own.write_text(f"model: {{path: {folder}}}")
+    monkeypatch.chdir(own.parent)
+    rows = CatalogJobs("toyworld")
+    assert mistake({"prompt": "a", "pipeline": own.name}, rows).startswith(f"model.path: {config} ")
+    assert jobs_of({"prompt": "a"}, rows)
+
+
+def test_a_row_without_an_ffmpeg_that_works_is_a_row_with_a_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = shutil.which("false")
+    assert program is not None
+    monkeypatch.setenv("GLC_RAY_FFMPEG", program)
+    assert mistake({"prompt": "a"}).startswith(f"{program} -encoders failed with exit code 1")
 
 
 def test_columns_of_a_whole_file() -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from glc_ray.cli import FrontDoor
 from glc_ray.cli import main as glc_ray_main
 from glc_ray.render import main
+from glc_ray.store.lease import LeaseTimes, run_lease
+from glc_ray.store.output import Output
+from glc_ray.store.paths import LEASE
+from tests.conftest import TOYWORLD
 
 
 def run(*arguments: str) -> Result:
@@ -95,6 +104,46 @@ def test_no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run()
     assert result.exit_code == 2
     assert result.stderr.startswith("error: GLC_RAY_FFMPEG = '/nowhere/ffmpeg': no such program")
+
+
+def test_an_ffmpeg_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = shutil.which("false")
+    assert program is not None
+    monkeypatch.setenv("GLC_RAY_FFMPEG", program)
+    result = run()
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert result.stderr.startswith(f"error: {program} -encoders failed with exit code 1:")
+
+
+def test_an_output_that_another_run_took_over(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+
+    @click.command(cls=FrontDoor)
+    def sleeper() -> None:
+        with run_lease(output, times=LeaseTimes(renew_s=3600)) as lease:
+            own = lease.own.token
+            other = asdict(lease.own) | {"token": "other", "replaces": [own]}
+            output.put_bytes(json.dumps(other).encode(), f"{LEASE}/other.json")
+            lease.renew()
+            lease.check()
+
+    result = CliRunner().invoke(sleeper)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert result.stderr.startswith(
+        f"error: {output.uri()}: this run gave no sign for so long that"
+    )
+
+
+def test_a_model_that_was_copied_halfway(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(TOYWORLD, tmp_path / "model"))
+    config = folder / "vae" / "config.json"
+    config.write_bytes(config.read_bytes()[:100])
+    result = run("--set", f"model.path={folder}")
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit), "no traceback"
+    assert result.stderr.startswith(f"error: model.path: {config} cannot be read as a JSON object;")
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from glc_ray.backbones.main_memory import InMainMemory
 from glc_ray.core.anchor import blend
 from glc_ray.core.attention import (
     SelfAttention,
     spectral_attention,
     token_frames,
+    window_shares,
     windowed_attention,
 )
 from glc_ray.core.spectral import gaussian_low_pass
@@ -63,7 +64,8 @@ class AttentionControl:
         return self._mode(f"{self._branch}/{layer}", work)
 
 
-AnchorStates = dict[str, tuple[Tensor, Tensor]]
+Kept = Tensor | InMainMemory
+AnchorStates = dict[str, tuple[Kept, Kept]]
 """Keys and values (branches, H, S, D) of an anchor's video tokens, by layer."""
 
 
@@ -83,14 +85,10 @@ class RecordAnchor:
         )
         return work.full()
 
-    def _keep(self, tokens_BHSD: Tensor) -> Tensor:
-        if not (self._on_cpu and tokens_BHSD.device.type != "cpu"):
-            return tokens_BHSD.clone()
-        kept = torch.empty(
-            tokens_BHSD.shape, dtype=tokens_BHSD.dtype, pin_memory=tokens_BHSD.is_cuda
-        )
-        # Not asynchronous: another stream could read it before it has arrived.
-        return kept.copy_(tokens_BHSD)
+    def _keep(self, tokens_BHSD: Tensor) -> Kept:
+        if self._on_cpu and tokens_BHSD.device.type != "cpu":
+            return InMainMemory(tokens_BHSD)
+        return tokens_BHSD.clone()
 
 
 class BlendAnchor:
@@ -105,9 +103,9 @@ class BlendAnchor:
             (work.key_BHSD, work.value_BHSD), self._states[layer], strict=True
         ):
             video_BHSD = tokens_BHSD[:, :, work.num_text :]
-            branches = len(kept_BHSD)
-            anchor = kept_BHSD.to(video_BHSD.device, non_blocking=True)[:, None]
-            _blend_into(video_BHSD.unflatten(0, (branches, -1)), anchor, self._options)
+            anchor_BHSD = kept_BHSD.to(video_BHSD.device, non_blocking=True)
+            own = video_BHSD.unflatten(0, (len(anchor_BHSD), -1))
+            _blend_into(own, anchor_BHSD[:, None], self._options)
         return work.full()
 
 
@@ -150,15 +148,20 @@ class WindowedMode:
         """For one forward of clips of ``num_latent_frames``, in which ``options`` are given."""
         self._options = options
         self._num_latent_frames = num_latent_frames
+        self._shares_WS1: Tensor | None = None
 
     def __call__(self, layer: str, work: SelfAttention) -> Tensor:
         window_size, stride = (
             token_frames(length, self._num_latent_frames, work.grid[0])
             for length in (self._options.window_size, self._options.stride)
         )
-        return windowed_attention(work, window_size, stride)
+        if self._shares_WS1 is None:
+            # One copy to the device for all layers.
+            self._shares_WS1 = window_shares(work, window_size, stride)
+        return windowed_attention(work, window_size, stride, self._shares_WS1)
 
 
 def _blend_into(own: Tensor, anchor: Tensor, options: AnchorAttention) -> None:
-    """``own`` (branches, clips, H, S, D), a view of the layer's tokens, is overwritten."""
-    own.copy_(blend(own, anchor, options.weight, literal=options.literal))
+    """``own`` (branches, clips, H, S, D), a view of the layer's tokens, is overwritten in place:
+    beside the layer's keys and values there is no other tensor of their size."""
+    blend(own, anchor, options.weight, literal=options.literal, out=own)

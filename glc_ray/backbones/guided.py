@@ -1,7 +1,7 @@
-"""What all backbones share: prompts mixed for each clip, anchors, modes of attention.
+"""What all backbones share: encoded prompts, anchors, modes of attention.
 
 Layout suffixes: ``B`` batch, ``F`` latent frames, ``C`` channels, ``H`` height, ``W`` width,
-``N`` clips, ``P`` prompts.
+``N`` clips, ``P`` prompts, ``S`` text tokens, ``D`` text features.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from glc_ray.backbones.attention import (
 )
 from glc_ray.backbones.loading import load_transformer
 from glc_ray.backbones.optimize import optimize, weights_device
+from glc_ray.backbones.prompt_features import PromptFeatures
 from glc_ray.config import OptimizeSpec, PipelineSpec
 from glc_ray.protocols import (
     AnchorAttention,
@@ -92,6 +93,7 @@ class GuidedModel(ABC):
         self.control = AttentionControl()
         self.anchor_forwards = 0
         self._anchors = AnchorCache()
+        self._features = PromptFeatures(device, self.dtype)
         self._folder = model_folder.resolve(pipeline.model, weights=device.type != "meta")
         parts = ["transformer", *(["transformer_2"] if facts.low_noise_below is not None else [])]
         self.transformers = [self._load(part, pipeline.optimize) for part in parts]
@@ -137,26 +139,30 @@ class GuidedModel(ABC):
 
         By diffusers' own ``encode_prompt``. The text encoder may take more memory than the
         transformer: it is on the device only while it works, and anchors make room for it (those
-        of a video in flight are computed again).
+        of a video in flight are computed again). Each prompt by itself, the negative one once.
         """
         self._anchors.clear()
+        self._features.clear()
         text = self.text_pipeline
         text.text_encoder.to(self.device)
+        rows, unconditional = [], None
         try:
-            rows = [self._encode(text, prompt, negative_prompt) for prompt in prompts]
+            for prompt in prompts:
+                conditional, unconditional = text.encode_prompt(
+                    prompt,
+                    negative_prompt,
+                    do_classifier_free_guidance=True,
+                    negative_prompt_embeds=unconditional,
+                    max_sequence_length=self.text_shape[0],
+                    device=self.device,
+                )
+                rows.append(torch.cat([unconditional, conditional]).cpu())
         finally:
             text.text_encoder.to("cpu")
-        return Conditioning({"prompt_embeds": torch.stack(rows).cpu()})
-
-    def _encode(self, text: Any, prompt: str, negative_prompt: str) -> Tensor:
-        conditional, unconditional = text.encode_prompt(
-            prompt,
-            negative_prompt,
-            do_classifier_free_guidance=True,
-            max_sequence_length=self.text_shape[0],
-            device=self.device,
-        )
-        return torch.cat([unconditional, conditional])
+            if self.device.type == "cuda":
+                # Other processes may have a share of the same GPU, and torch would keep it all.
+                torch.cuda.empty_cache()
+        return Conditioning({"prompt_embeds": torch.stack(rows)})
 
     @abstractmethod
     def guided(
@@ -199,10 +205,7 @@ class GuidedModel(ABC):
         mode: AttentionMode | None,
     ) -> Tensor:
         clips_BFCHW = clips_BFCHW.to(self.device, self.dtype, non_blocking=True)
-        text = {
-            name: mixed(tensor, forward.prompt_weights).to(self.device, self.dtype)
-            for name, tensor in conditioning.tensors.items()
-        }
+        text = self._features.of(forward, conditioning)
         return self.guided(clips_BFCHW, forward.timestep, text, forward.guidance_scale, mode)
 
     def _mode(self, forward: Forward) -> AttentionMode | None:
@@ -268,23 +271,3 @@ class GuidedModel(ABC):
         prediction = self._run(clips_BFCHW, forward, conditioning, mode)
         self._anchors.put(forward.anchor_key, mode.states)
         return prediction
-
-
-def mixed(prompts: Tensor, weights: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Text features of each clip: a weighted sum of the prompts'.
-
-    Args:
-        prompts: (P, 2, ...).
-        weights: for each clip, of each prompt; one of weight 1 is taken as it is, bit for bit.
-
-    Returns:
-        (N, 2, ...); mixtures are computed in float32, or wider where ``prompts`` are.
-    """
-    return torch.stack([_mixture(prompts, clip_weights) for clip_weights in weights])
-
-
-def _mixture(prompts: Tensor, weights: tuple[float, ...]) -> Tensor:
-    if max(weights) == 1:
-        return prompts[weights.index(1)]
-    wide = prompts.to(torch.promote_types(prompts.dtype, torch.float32))
-    return torch.tensordot(torch.tensor(weights, dtype=wide.dtype), wide, dims=1)

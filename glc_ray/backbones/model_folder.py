@@ -7,7 +7,6 @@ snapshot. Only configuration files are read here, never a weight into memory.
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,14 @@ def check_weights(model: ModelSpec) -> None:
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The JSON configuration of one part of the model (``transformer``, ``vae``, ...)."""
+    """The JSON configuration of one part of the model (``transformer``, ``vae``, ...).
+
+    Raises:
+        UserError: there is none that can be read; later also, where a key is asked for that it
+            does not have.
+    """
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    return json.loads((folder / part / name).read_text(encoding="utf-8"))
+    return _read_object(folder / part / name)
 
 
 def pin(model: ModelSpec) -> ModelSpec:
@@ -121,14 +125,53 @@ def check_class(folder: Path, expected: str, model: ModelSpec) -> None:
 
 
 def vocabulary(folder: Path) -> frozenset[str] | None:
-    """The words of a word-level tokenizer; None for one that can spell any word."""
+    """The words of a word-level tokenizer; None for one that can spell any word.
+
+    Raises:
+        UserError: it has a file, which cannot be read or lacks the words.
+    """
     file = folder / "tokenizer" / "tokenizer.json"
     if not file.is_file():
         return None
-    tokenizer = json.loads(file.read_text(encoding="utf-8"))["model"]
+    tokenizer = _read_object(file)["model"]
+    if not isinstance(tokenizer, dict):
+        raise _missing(file, "model")
     if tokenizer.get("type") != "WordLevel":
         return None
-    return frozenset(word for word in tokenizer["vocab"] if not word.startswith("<"))
+    words = tokenizer.get("vocab")
+    if not isinstance(words, dict):
+        raise _missing(file, "model.vocab")
+    return frozenset(word for word in words if not word.startswith("<"))
+
+
+class _Configuration(dict[str, Any]):
+    """What a file holds, which is named where a key is asked for that it lacks: half a copy."""
+
+    def __init__(self, values: dict[str, Any], file: Path) -> None:
+        super().__init__(values)
+        self._file = file
+
+    def __missing__(self, key: str) -> Any:
+        raise _missing(self._file, key)
+
+
+def _read_object(file: Path) -> _Configuration:
+    try:
+        values = from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(
+            f"model.path: {file} cannot be read as a JSON object; copy or download the model again"
+        )
+    return _Configuration(values, file)
+
+
+def _missing(file: Path, key: str) -> UserError:
+    return UserError(
+        f"model.path: {file} has no {key!r}, without which the model cannot be used; copy or "
+        "download it again"
+    )
 
 
 def _is_package(model: ModelSpec) -> bool:
@@ -162,11 +205,7 @@ def _checked(folder: Path, model: ModelSpec, weights: bool) -> Path:
 def _refuse_own_code(part: Path, model: ModelSpec) -> None:
     """Refuse a part that asks for classes of the folder's own: no such code is ever run."""
     for name in ("config.json", "tokenizer_config.json"):
-        try:
-            config = from_json((part / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(config, dict) and "auto_map" in config:
+        if (part / name).exists() and "auto_map" in _read_object(part / name):
             raise UserError(
                 f"model.path = {model.path!r}: {part / name} asks for code of the model's own "
                 "(auto_map), and none is run; use a model whose classes are those of diffusers and "

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 
-def blend(own: Tensor, anchor: Tensor, weight: float, *, literal: bool = False) -> Tensor:
+def blend(
+    own: Tensor,
+    anchor: Tensor,
+    weight: float,
+    *,
+    literal: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
     """Keys or values of a clip, blended with the anchor's (Eq. 10).
 
     ``(1 - weight) * own + weight * anchor`` (decided: the paper's prose, in which a lower lambda
@@ -18,5 +25,6 @@ def blend(own: Tensor, anchor: Tensor, weight: float, *, literal: bool = False) 
         anchor: of the same tokens of the anchor clip; broadcast over ``own``.
         weight: lambda, 0..1.
         literal: Eq. 10 as printed, ``weight * own + (1 - weight) * anchor``.
+        out: where to, ``own`` itself for instance, to the same bits; None is a new tensor.
     """
-    return torch.lerp(own, anchor, 1 - weight if literal else weight)
+    return torch.lerp(own, anchor, 1 - weight if literal else weight, out=out)

@@ -1,8 +1,8 @@
 """Self-attention over long clips: positions within windows, neighbourhoods in time, mixtures.
 
 Layout suffixes: ``B`` batch, ``H`` heads, ``S`` tokens, ``D`` head width; of filters ``F`` token
-frames, ``H`` rows, ``W`` columns. Tokens are those of the text, then those of the video, frame
-after frame; a *token frame* is one step of the model's patches in time.
+frames, ``H`` rows, ``W`` columns; of shares ``W`` windows. Tokens are those of the text, then those
+of the video, frame after frame; a *token frame* is one step of the model's patches in time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from glc_ray.core.fusion import frame_weights
 from glc_ray.core.spectral import frequency_mix
 from glc_ray.core.windows import local_windows, triangle_weights
-from glc_ray.protocols import Path
+from glc_ray.protocols import Path, Window
 
 Rotate = Callable[[Tensor, int], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -158,7 +158,9 @@ def _as_video(tokens_BSD: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return tokens_BSD.unflatten(1, grid).movedim(-1, 2)
 
 
-def windowed_attention(work: SelfAttention, window_size: int, stride: int) -> Tensor:
+def windowed_attention(
+    work: SelfAttention, window_size: int, stride: int, shares_WS1: Tensor | None = None
+) -> Tensor:
     """FreeNoise's attention: within windows in time, then averaged.
 
     Each window of token frames attends to itself and to the text, with positions that start at 0 in
@@ -170,6 +172,7 @@ def windowed_attention(work: SelfAttention, window_size: int, stride: int) -> Te
     Args:
         work: of one layer, without positions.
         window_size, stride: in token frames; the last window ends with the video.
+        shares_WS1: as `window_shares` gives them for any layer of the forward; None computes them.
 
     Returns:
         (B, H, S, D).
@@ -177,23 +180,49 @@ def windowed_attention(work: SelfAttention, window_size: int, stride: int) -> Te
     Raises:
         ValueError: the clip is shorter than one window, or the stride leaves gaps.
     """
-    num_frames, rows, columns = work.grid
-    windows = local_windows(num_frames, window_size, stride, weights=triangle_weights(window_size))
-    totals = frame_weights(Path("local", 1.0, windows), num_frames)
+    windows = _windows(work, window_size, stride)
+    if shares_WS1 is None:
+        shares_WS1 = window_shares(work, window_size, stride)
     value_BHSD, text = work.value_BHSD, work.num_text
-    sum_BHSD = torch.zeros_like(
-        value_BHSD, dtype=torch.promote_types(value_BHSD.dtype, torch.float32)
-    )
-    # Shares that sum to 1 at every frame, so that a single window comes back as it is.
-    shares_WS1 = sum_BHSD.new_tensor(
-        [
-            [weight / totals[frame] for frame, weight in zip(w.frames, w.weights, strict=True)]
-            for w in windows
-        ]
-    ).repeat_interleave(rows * columns, dim=1)[..., None]
+    sum_BHSD = torch.zeros_like(value_BHSD, dtype=_wide(value_BHSD))
     for window, share_S1 in zip(windows, shares_WS1, strict=True):
         first, last = window.frames[0], window.frames[-1]
         output_BHSD = work.clip(first, last + 1).full()
         sum_BHSD[:, :, :text].add_(output_BHSD[:, :, :text], alpha=1 / len(windows))
         sum_BHSD[:, :, work.tokens(first, last + 1)].addcmul_(output_BHSD[:, :, text:], share_S1)
     return sum_BHSD.to(value_BHSD.dtype)
+
+
+def window_shares(work: SelfAttention, window_size: int, stride: int) -> Tensor:
+    """How much each window of `windowed_attention` counts for each of its video tokens.
+
+    They sum to 1 at every frame, so that a single window comes back as it is.
+
+    Args:
+        work: of any layer.
+        window_size, stride: in token frames.
+
+    Returns:
+        (windows, tokens of a window, 1) in float32, or wider where the layer's values are.
+
+    Raises:
+        ValueError: the clip is shorter than one window, or the stride leaves gaps.
+    """
+    num_frames, rows, columns = work.grid
+    windows = _windows(work, window_size, stride)
+    totals = frame_weights(Path("local", 1.0, windows), num_frames)
+    shares = [
+        [weight / totals[frame] for frame, weight in zip(w.frames, w.weights, strict=True)]
+        for w in windows
+    ]
+    shares_WF = work.value_BHSD.new_tensor(shares, dtype=_wide(work.value_BHSD))
+    return shares_WF.repeat_interleave(rows * columns, dim=1)[..., None]
+
+
+def _windows(work: SelfAttention, window_size: int, stride: int) -> tuple[Window, ...]:
+    weights = triangle_weights(window_size)
+    return local_windows(work.grid[0], window_size, stride, weights=weights)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

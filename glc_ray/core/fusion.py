@@ -54,6 +54,7 @@ class Fusion:
         self._last_path = [path for path in plan.paths if path.share > 0][-1]
         self._finished = _finished(self._last_path, shape_BFCHW[1])
         self._sum_BFCHW: Tensor | None = None
+        self._totals: list[float] = []
         self._fused_BFCHW: Tensor | None = None
         self._num_fused = 0
         self.num_final = 0
@@ -72,6 +73,8 @@ class Fusion:
             return
         if self._sum_BFCHW is None:
             self._sum_BFCHW = self._zeros()
+            # Once for all bands: of a long video a path has as many windows as there are bands.
+            self._totals = frame_weights(path, self._shape_BFCHW[1])
         _accumulate(self._sum_BFCHW, window, prediction_BFCHW)
         if path is self._last_path:
             self.num_final = self._finished.pop()
@@ -94,7 +97,7 @@ class Fusion:
     def _mix(self, path: Path, frames: slice) -> None:
         """Average the sum of a path in some frames, and mix it with those of the paths before."""
         assert self._sum_BFCHW is not None
-        totals_F = self._sum_BFCHW.new_tensor(frame_weights(path, self._shape_BFCHW[1])[frames])
+        totals_F = self._sum_BFCHW.new_tensor(self._totals[frames])
         average_BFCHW = self._sum_BFCHW[:, frames].div_(totals_F[:, None, None, None])
         if self._fused_BFCHW is None or self._fused_BFCHW is self._sum_BFCHW:
             average_BFCHW.mul_(path.share)

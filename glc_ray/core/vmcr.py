@@ -66,7 +66,7 @@ def loss(x0_BFCHW: Tensor, weights: VMCRWeights = DEFAULT_WEIGHTS) -> Tensor:
     moves_BP = moves_BF[:, :-1] & moves_BF[:, 1:]
     total = _pixel_loss(motion_BFCHW, length_squared_BF, moves_BP, weights.mse)
     if weights.frequency > 0:
-        total = total + weights.frequency * _frequency_loss(motion_BFCHW, moves_BP, weights.phase)
+        total = total + weights.frequency * _frequency_loss(motion_BFCHW, moves_BF, weights.phase)
     return total
 
 
@@ -82,7 +82,7 @@ def _pixel_loss(
     return turn + mse_weight * motion_BFCHW.diff(dim=1).square().sum()
 
 
-def _frequency_loss(motion_BFCHW: Tensor, moves_BP: Tensor, phase_weight: float) -> Tensor:
+def _frequency_loss(motion_BFCHW: Tensor, moves_BF: Tensor, phase_weight: float) -> Tensor:
     """L1 of amplitude differences + λ_phase·L1 of wrapped phase differences (Eq. 14)."""
     # Motions are real, so half the spectrum holds it all; counts_V makes up for the other half.
     spectrum_BFCHV = torch.fft.rfft2(motion_BFCHW)
@@ -91,9 +91,13 @@ def _frequency_loss(motion_BFCHW: Tensor, moves_BP: Tensor, phase_weight: float)
     total = (amplitude_BFCHV.diff(dim=1).abs() * counts_V).sum()
     if phase_weight == 0:
         return total
-    strong_BFCHV = _strong_bins(amplitude_BFCHV.detach(), counts_V)
-    both_BPCHV = strong_BFCHV[:, :-1] & strong_BFCHV[:, 1:] & moves_BP[:, :, None, None, None]
-    turn_BPCHV = _wrap(spectrum_BFCHV.angle().diff(dim=1)).abs() * counts_V
+    has_phase_BFCHV = _strong_bins(amplitude_BFCHV.detach(), counts_V)
+    has_phase_BFCHV &= moves_BF[:, :, None, None, None]
+    # The inner where keeps a division by |z|², which is 0 for tiny bins that are not, out of the
+    # backward pass as well.
+    angle_BFCHV = torch.where(has_phase_BFCHV, spectrum_BFCHV, 1.0).angle()
+    both_BPCHV = has_phase_BFCHV[:, :-1] & has_phase_BFCHV[:, 1:]
+    turn_BPCHV = _wrap(angle_BFCHV.diff(dim=1)).abs() * counts_V
     return total + phase_weight * torch.where(both_BPCHV, turn_BPCHV, 0.0).sum()
 
 

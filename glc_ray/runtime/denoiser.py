@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ class Denoiser:
         predictions = self._predict(
             _owned(batch.clips_BFCHW, pin),
             batch.forward,
-            Conditioning({name: _owned(value) for name, value in conditioning.items()}),
+            Conditioning({name: _shared(value) for name, value in conditioning.items()}),
             None if anchor_BFCHW is None else _owned(anchor_BFCHW, pin),
         )
         array = predictions.cpu().numpy()
@@ -150,3 +151,12 @@ def _owned(array: np.ndarray, pin: bool = False) -> torch.Tensor:
     """A tensor that may be written: what Ray shares is read-only and everybody's."""
     tensor = torch.tensor(array)
     return tensor.pin_memory() if pin else tensor
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    """A tensor over what Ray shares, without a copy: nothing may write to it."""
+    with warnings.catch_warnings():
+        # Torch knows no tensors that are read-only. The features of a long timeline's prompts are
+        # hundreds of megabytes, of which a forward reads those of its own clips, if any.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

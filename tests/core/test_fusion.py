@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glc_ray.core.fusion import Fusion
+from glc_ray.core import fusion as fusion_module
+from glc_ray.core.fusion import Fusion, frame_weights
 from glc_ray.core.windows import global_windows, local_windows
 from glc_ray.protocols import Path, StepPlan, Window
 
@@ -96,6 +97,30 @@ def test_one_plain_window_comes_back_bit_for_bit():
     plan = plan_of(("local", 1.0, local_windows(13, 13, 6, 2)))
     prediction = torch.randn((1, 13, 16, 8, 12), generator=torch.manual_seed(0)) * 1e-3
     assert torch.equal(fuse(plan, [prediction], 13), prediction)
+
+
+def test_weights_are_summed_once_however_many_bands_are_taken(monkeypatch):
+    summed = []
+
+    def counted(path, num_latent_frames):
+        summed.append(path.name)
+        return frame_weights(path, num_latent_frames)
+
+    monkeypatch.setattr(fusion_module, "frame_weights", counted)
+    far, near = global_windows(60, 6), local_windows(60, 6, 3, 1, first_index=10)
+    plan = plan_of(("global", 0.25, far), ("local", 0.75, near))
+    predictions = random_predictions(plan, dtype=torch.float32)
+    whole = fuse(plan, predictions, 60)
+    num_summed = len(summed)
+    fusion = Fusion(plan, whole.shape)
+    bands = []
+    for window, prediction in zip(plan.windows, predictions, strict=True):
+        fusion.add(window, prediction)
+        while len(bands) + 1 <= fusion.num_final:
+            bands.append(fusion.result(slice(len(bands), len(bands) + 1)).clone())
+    assert torch.equal(torch.cat(bands, dim=1), whole)
+    assert len(bands) == 60
+    assert len(summed) == 2 * num_summed
 
 
 def test_sums_are_float32_for_half_precision_predictions():

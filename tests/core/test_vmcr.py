@@ -99,6 +99,22 @@ def test_a_channel_of_rounding_noise_has_no_phase(frames):
     assert gradient(x0)[:, :, 1].abs().max() < 100
 
 
+@pytest.mark.parametrize("frames", [slice(None), slice(0, 3), slice(3, 6)])
+@pytest.mark.parametrize("scale", [1e-19, 1e-21, 1e-23, 1e-25, 1e-38])
+def test_a_channel_whose_squares_vanish_has_no_nan(scale, frames):
+    x0 = random_latents((1, 6, 3, 4, 5), dtype=torch.float32)
+    x0[:, frames, 1] *= scale
+    assert gradient(x0).isfinite().all()
+    assert gradient(x0)[:, :, 1].abs().max() < 100
+
+
+@pytest.mark.parametrize("frames", [slice(None), slice(0, 4), slice(3, 6)])
+def test_motions_whose_squares_vanish_have_no_nan(frames):
+    x0 = random_latents((1, 6, 3, 4, 5), dtype=torch.float32)
+    x0[:, frames] *= 1e-22
+    assert gradient(x0).isfinite().all()
+
+
 @pytest.mark.parametrize("num_frames", [0, 1, 2])
 def test_too_few_frames_have_no_motion_to_compare(num_frames):
     x0 = random_latents((1, num_frames, 2, 3, 4))

@@ -9,12 +9,13 @@ import torch
 from diffusers import CogVideoXPipeline
 
 from glc_ray.backbones import registry
-from glc_ray.backbones.guided import mixed
+from glc_ray.backbones.prompt_features import mixture
 from glc_ray.config import TimedPrompt, VideoJob
 from glc_ray.job import build_job
 from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.prompts import PromptLike
+from glc_ray.protocols import Conditioning
 from glc_ray.sampler import LocalDenoiser, sample_job
 
 DAY, NIGHT = "a red ball over the meadow at day", "a blue box over the sea at night"
@@ -24,6 +25,7 @@ NATIVE = [
     *(("glc.noise_reinit", False), ("glc.vmcr", False)),
 ]
 """One window of 3 latent frames and nothing else: diffusers' own sampling."""
+LATENTS = torch.randn((1, 9, 4, 4, 6), generator=torch.Generator().manual_seed(0))
 
 
 def job_of(pipeline: Path, prompt: PromptLike, *overrides: tuple[str, object]) -> VideoJob:
@@ -66,6 +68,20 @@ def test_a_window_within_one_prompt_is_conditioned_as_by_a_plain_job(
     for start, prediction in enumerate(changing):
         assert torch.equal(prediction, day[start]) == (start + 2 < 5)
         assert torch.equal(prediction, night[start]) == (start >= 5)
+
+
+def test_features_that_clips_show_again_are_not_mixed_again(tiny_pipeline: Path) -> None:
+    job = job_of(tiny_pipeline, [(0, DAY), (17, NIGHT)], ("glc.stride", 2))
+    plan = methods.create(job, registry.facts(job.pipeline.model)).plan(0, 999)
+    denoiser = LocalDenoiser.of(job, CPU)
+    first = [prediction for _, prediction in denoiser.denoise(LATENTS, plan)]
+    features = denoiser.conditioning.tensors["prompt_embeds"]
+    denoiser.conditioning = Conditioning({"prompt_embeds": torch.full_like(features, torch.nan)})
+    again = [prediction for _, prediction in denoiser.denoise(LATENTS, plan)]
+    assert torch.equal(torch.stack(again), torch.stack(first))
+    denoiser.backbone.encode_prompts((DAY, NIGHT), "")
+    broken = [prediction for _, prediction in denoiser.denoise(LATENTS, plan)]
+    assert torch.stack(broken).isnan().all()
 
 
 def test_an_anchor_of_the_first_prompt_reaches_into_windows_of_the_second(
@@ -113,12 +129,11 @@ def test_half_and_half_is_diffusers_pipeline_with_the_mean_of_the_features(
 def test_features_are_mixed_as_by_hand(tiny_pipeline: Path) -> None:
     backbone = LocalDenoiser.of(job_of(tiny_pipeline, DAY), CPU).backbone
     features = backbone.encode_prompts((DAY, NIGHT, "a green cone"), "").tensors["prompt_embeds"]
-    ours = mixed(features, ((0.25, 0.75, 0.0), (0.0, 0.0, 1.0)))
-    assert ours.shape == (2, *features.shape[1:])
+    ours = [mixture(features, weights) for weights in ((0.25, 0.75, 0.0), (0.0, 0.0, 1.0))]
     torch.testing.assert_close(ours[0], 0.25 * features[0] + 0.75 * features[1])
     assert torch.equal(ours[1], features[2])
     # The unconditional branch knows no prompt.
-    torch.testing.assert_close(ours[0, 0], features[0, 0])
+    torch.testing.assert_close(ours[0][0], features[0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -126,6 +141,7 @@ def test_features_in_half_precision_are_mixed_in_single(dtype: torch.dtype) -> N
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 2, 5, 8, generator=generator).to(dtype)
     exact = 0.3 * features[0].double() + 0.7 * features[1].double()
-    ours = mixed(features, ((0.3, 0.7), (0.0, 1.0)))
-    torch.testing.assert_close(ours[0].double(), exact, atol=1e-6, rtol=0)
-    assert torch.equal(ours[1].to(dtype), features[1])
+    mixed = mixture(features, (0.3, 0.7))
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed.double(), exact, atol=1e-6, rtol=0)
+    assert torch.equal(mixture(features, (0.0, 1.0)), features[1])

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from glc_ray.backbones import registry
+from glc_ray.forwards import ForwardPlanner
+from glc_ray.job import build_job
+from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
-from glc_ray.protocols import UserError
+from glc_ray.protocols import Conditioning, UserError
 from glc_ray.runtime import denoiser as module
 from glc_ray.runtime.denoiser import Denoiser
+from glc_ray.runtime.messages import WindowBatch
 from glc_ray.sampler import torch_threads
 
 
@@ -62,3 +69,36 @@ def test_what_stays_is_told_after_a_while(
     failing(monkeypatch, *(OSError(f"try {number}") for number in range(3)))
     with pytest.raises(OSError, match="try 2"):
         Denoiser(load_pipeline(str(tiny_pipeline)))
+
+
+def test_what_ray_shares_is_read_where_it_lies(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Read-only arrays, of which a copy of the prompts for each forward would be the most."""
+    job = build_job(load_pipeline(str(tiny_pipeline)), None, 5)
+    facts = registry.facts(job.pipeline.model)
+    plan = methods.create(job, facts).plan(0, 999)
+    (*_, forward) = ForwardPlanner(job, facts).forwards(replace(plan, paths=plan.paths[:1]))
+    clips = np.random.default_rng(0).normal(size=(len(forward.windows), 3, 4, 4, 6))
+    batch = WindowBatch(replace(forward, attention=None), clips.astype(np.float32))
+    worker = Denoiser(job.pipeline)
+    conditioning = worker.encode_prompts((job.prompt,), "")
+    expected = worker.denoise(batch, conditioning).predictions_BFCHW
+    taken: list[Conditioning] = []
+    predict = worker.backbone.predict
+    monkeypatch.setattr(
+        worker.backbone, "predict", lambda *given: taken.append(given[2]) or predict(*given)
+    )
+    before = {name: array.copy() for name, array in conditioning.items()}
+    for array in (batch.clips_BFCHW, *conditioning.values()):
+        array.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        result = worker.denoise(batch, conditioning)
+    finally:
+        torch.set_warn_always(False)
+    assert np.array_equal(result.predictions_BFCHW, expected)
+    for name, tensor in taken[0].tensors.items():
+        assert np.shares_memory(tensor.numpy(), conditioning[name])
+        assert np.array_equal(conditioning[name], before[name])
+    assert [str(warning.message) for warning in recwarn if "writable" in str(warning.message)] == []
