@@ -21,27 +21,35 @@ class StoppedError(RuntimeError):
 
 
 class Stop:
-    """Whether a signal has come. It is only remembered, for an exception in the middle of Ray's own
-    code would leave that in pieces."""
+    """Whether a signal has come, or what else ends a run. It is only remembered, for an exception
+    in the middle of Ray's own code would leave that in pieces."""
 
     def __init__(self) -> None:
-        self._signal: int | None = None
+        self._why: Exception | None = None
         self._threads: list[threading.Thread] = []
 
     def note(self, number: int, frame: Any = None) -> None:
         """A signal handler."""
-        self._signal = number
+        self.end(StoppedError(signal.Signals(number).name))
+
+    def end(self, why: Exception) -> None:
+        """Have ``why`` raised where a signal is looked for; what came first counts."""
+        if self._why is None:
+            self._why = why
 
     def check(self) -> None:
-        """Raise StoppedError if a signal has come."""
-        if self._signal is not None:
-            raise StoppedError(signal.Signals(self._signal).name)
+        """Raise StoppedError if a signal has come, or what else ends the run."""
+        if self._why is not None:
+            raise self._why
 
     def each(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """The items, each as soon as it is there; looks for a signal while it waits.
 
+        What is there when one comes is handed out before the end: nobody would ask for it again.
+
         Raises:
             StoppedError: one has come.
+            Exception: what ``end`` was given.
         """
         found: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
@@ -56,18 +64,23 @@ class Stop:
         thread = threading.Thread(target=fetch, name="fetch", daemon=True)
         self._threads.append(thread)
         thread.start()
+        rest: int | None = None
         while True:
-            self.check()
+            if self._why is not None:
+                rest = found.qsize() if rest is None else rest - 1
+                if not rest:
+                    self.check()
             try:
                 is_item, item = found.get(timeout=_LOOK_S)
             except queue.Empty:
                 continue
             if is_item:
                 yield item
-            elif item is None:
+                continue
+            self.check()
+            if item is None:
                 return
-            else:
-                raise item
+            raise item
 
     def settle(self, timeout_s: float) -> None:
         """Let those that still wait for items come to their end."""

@@ -43,6 +43,26 @@ def test_a_signal_ends_the_wait_for_an_item_that_does_not_come(number: signal.Si
     assert signal.getsignal(number) == before
 
 
+def test_what_is_there_already_comes_before_the_end() -> None:
+    there, release = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 2, 3)
+        there.set()
+        release.wait()
+        yield 4
+
+    stop, seen = Stop(), []
+    with pytest.raises(StoppedError):
+        for item in stop.each(items()):
+            seen.append(item)
+            assert there.wait(60)
+            stop.note(signal.SIGTERM)
+    assert seen == [1, 2, 3]
+    release.set()
+    stop.settle(60)
+
+
 def test_a_second_signal_does_not_cut_short_what_the_first_began() -> None:
     with stop_by_signals() as stop:
         for _ in range(2):

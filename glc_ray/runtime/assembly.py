@@ -9,7 +9,6 @@ import re
 import shutil
 import tarfile
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from glc_ray.runtime.decode_stage import PICTURES, SCORES
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
 from glc_ray.runtime.rows import Row, job_of, ledger_of, record_of, video_id
+from glc_ray.runtime.stored_latents import are_kept, are_stored
 from glc_ray.store.ledger import Ledger, SegmentEntry
 from glc_ray.store.manifest import SCHEMA, VideoRecord
 from glc_ray.store.output import Output
@@ -36,7 +36,6 @@ from glc_ray.store.paths import (
     scores_path,
     video_path,
     work_latents_path,
-    work_path,
 )
 from glc_ray.store.scratch import scratch_folder
 from glc_ray.store.storage import StorageError
@@ -99,8 +98,11 @@ class Assembly:
         return replace(record, total_s=now - row["started"], finished_at=now)
 
     def _finish(self, job: VideoJob, name: str, plan: FilePlan) -> tuple[dict[str, Any], float]:
-        """Join, store, and clear the work folder; what the record says of it, and the seconds of
-        the join."""
+        """Join and store; what the record says of it, and the seconds of the join.
+
+        The work folder stays for whoever stores the record: without that, another run makes the
+        video again from there.
+        """
         ledger = ledger_of(self._output, job)
         entries = ledger.done()
         indices = [segment.index for segment in plan.decode.segments]
@@ -130,11 +132,10 @@ class Assembly:
             self._output.put(sheet, contact_sheet_path(name))
         self._output.put_bytes(contact_sheet.preview(), preview_path(name))
         scores = self._scores(job, name, [entries[index] for index in indices])
-        if self._keep_latents:
+        if self._keep_latents and (
+            are_stored(self._output, job) or not are_kept(self._output, job, name)
+        ):
             self._output.move(work_latents_path(video_id(job)), latents_path(name))
-        # The video is there: what cannot be removed takes room, and that is all.
-        with suppress(StorageError):
-            self._output.delete(work_path(video_id(job)))
         made = {
             "num_frames": report.num_frames,
             "fps": job.pipeline.video.fps,
@@ -150,13 +151,14 @@ class Assembly:
 
     def _fetch(self, ledger: Ledger, entry: SegmentEntry, folder: Path) -> SegmentFile:
         """A segment as a local file or folder, checked."""
-        if not ledger.valid(entry, checksum=True):
+        # A remote one is hashed where it is needed anyway: it is downloaded once.
+        local = self._output.local_copy(entry.path, folder) if ledger.valid(entry) else None
+        if local is None or not entry.is_of(local):
             self._output.delete(entry.path)
             raise StorageError(
                 f"{self._output.uri(entry.path)}: is not what was stored (its checksum differs), "
                 "and is removed"
             )
-        local = self._output.local_copy(entry.path, folder)
         if local.suffix != ".tar":
             return SegmentFile(local, entry.num_frames)
         return SegmentFile(_unpacked(local, folder / local.stem), entry.num_frames)

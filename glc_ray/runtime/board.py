@@ -3,6 +3,7 @@ there, and who is to stop."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
@@ -13,6 +14,8 @@ from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.notices import Notices
 from glc_ray.store.run_status import FINAL_STATES, VideoProgress
 
+_MAX_SICK = 3
+"""Devices that fail while they decode a video, before the video does."""
 _REMEMBERED = 4096
 """Videos that have ended: more than decoders can still tell of."""
 
@@ -35,6 +38,8 @@ class Board:
         self._decoded: dict[str, VideoProgress] = {}
         self._arrivals = Arrivals()
         self._num_decoders = 0
+        self._sick: Counter[str] = Counter()
+        """How often devices failed while they decoded a video."""
         self._coordinators: dict[str, Any] = {}
         self._cancelled: frozenset[str] = frozenset()
         self._is_ending = False
@@ -52,6 +57,7 @@ class Board:
         self._previews.pop(video, None)
         self._decoded.pop(video, None)
         self._arrivals.forget(video)
+        del self._sick[video]
         self._ended[video] = None
         if len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
@@ -128,6 +134,17 @@ class Board:
     def division(self, video: str, proposed: Division | None = None) -> Division:
         """See ``Arrivals``."""
         return self._arrivals.division(video, proposed)
+
+    def device_failed(self, video: str, name: str) -> bool:
+        """The device of a decoder failed; whether the video is to go on in another process."""
+        self._sick[video] += 1
+        if self._sick[video] == _MAX_SICK:
+            return False
+        self.note(
+            f"{name}: the device of a decoder failed; the decoder is started anew, and goes on "
+            "behind what is stored"
+        )
+        return True
 
     def attend(self, name: str, coordinator: Any) -> bool:
         """Whether a video is to stop, for the coordinator that drives it: it asks before each step,

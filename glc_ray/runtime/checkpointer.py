@@ -88,9 +88,10 @@ class Checkpointer:
             start = time.monotonic()
             try:
                 checkpoints.save(self._output, self._video, self._latents_hash, newest)
-            except StorageError as error:
-                # The video goes on; what is lost is what a crash would have to repeat.
-                _LOG.warning("no checkpoint: %s", error)
+            except Exception as error:
+                # The video goes on; what is lost is what a crash would have to repeat. The thread
+                # goes on, too: what it cannot write now it may well write later.
+                _LOG.warning("no checkpoint: %s", _in_words(error))
             else:
                 tensors = (newest.latents_BFCHW, *newest.tensors.values())
                 self.written_bytes += sum(tensor.nbytes for tensor in tensors)
@@ -121,3 +122,7 @@ class Checkpointer:
             if self._is_closed:
                 return
             self.flush()
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"

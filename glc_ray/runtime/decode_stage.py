@@ -28,8 +28,10 @@ from glc_ray.runtime.denoiser import assigned_device
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.failures import in_words
 from glc_ray.runtime.file_plans import FilePlan, FilePlans
+from glc_ray.runtime.loading import loaded
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.rows import Row, job_of, ledger_of, video_id
+from glc_ray.runtime.sick_device import end_process, is_sick
 from glc_ray.runtime.tile_pool import BlendingDecoder, await_tile_actors, spread_over
 from glc_ray.store.latents import CorruptLatentsError
 from glc_ray.store.ledger import Ledger, SegmentEntry
@@ -97,7 +99,10 @@ class DecodeEncodeStage:
             self._tiles = spread_over(tile_actors, plans.shared.tiles, dtype)
             self._decoder: Any = BlendingDecoder(decoder_facts(pipeline.model, pipeline.decode))
         else:
-            self._decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
+            device = assigned_device()
+            self._decoder = loaded(
+                lambda: load_frame_decoder(pipeline.model, pipeline.decode, device)
+            )
         self._output = Output(output)
         # A folder that only other nodes have must not be found out after hours of denoising.
         self._output.prepare()
@@ -105,10 +110,14 @@ class DecodeEncodeStage:
         counted = Telemetry.of(self._output.uri(), pipeline.resources)
         counted.log()
         self._recorder = counted.recorder()
+        self._is_sick = False
 
     def __call__(self, row: Row) -> Row:
         if row["error"]:
             return row
+        if self._is_sick:
+            # Ray gives the row to the process that takes this one's place.
+            end_process()
         job, work, error = job_of(row), _Work(), ""
         for loss in range(_MAX_LOSSES):
             about(video=row["name"], attempt=loss + 1)
@@ -129,11 +138,20 @@ class DecodeEncodeStage:
             except Exception as failure:
                 _LOG.exception("%s failed", _place(work))
                 error = f"{_place(work)}: {in_words(failure)}"
+                if is_sick(failure):
+                    self._leave_device(job, row)
                 break
             else:
                 error = ""
                 break
         return self._answer(job, row, work, error)
+
+    def _leave_device(self, job: VideoJob, row: Row) -> None:
+        """End this process, now and with the row still to do, unless the video is what the devices
+        fail by: then with the next row."""
+        self._is_sick = True
+        if ray.get(self._board.device_failed.remote(job.specification_hash, row["name"])):
+            end_process()
 
     def _answer(self, job: VideoJob, row: Row, work: _Work, error: str) -> Row:
         """What becomes of a row, once it is known what became of its video's latents."""
@@ -185,9 +203,7 @@ class DecodeEncodeStage:
         latents = ArrivingLatents(
             self._output, self._board, job, shape, leading=model.leading_latent_frames
         )
-        attempts = [ledger.next_attempt(segment.index) for segment in stretch]
-        for segment, attempt in zip(stretch, attempts, strict=True):
-            ledger.claim(segment.index, attempt)
+        attempts = ledger.claim_next([segment.index for segment in stretch])
         with scratch_folder() as folder:
             written = write_segments(
                 self._decoder,

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from glc_ray.config import PipelineSpec, VideoJob
-from glc_ray.media.stretch import stretches
+from glc_ray.media.stretch import Segment, stretches
 from glc_ray.runtime.arrivals import Division
 from glc_ray.runtime.coordinator import await_coordinator, start_coordinator
 from glc_ray.runtime.errors import CancelledError, reason
@@ -23,7 +23,7 @@ from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
-from glc_ray.runtime.stored_latents import are_stored
+from glc_ray.runtime.stored_latents import are_kept, are_stored
 from glc_ray.store.output import Output
 from glc_ray.store.paths import bands_path
 
@@ -39,11 +39,16 @@ class DenoiseStage:
 
     Owns one coordinator actor, which dies with it. A video whose latents are stored already, by a
     run that was killed later on, is not denoised again, and only segments that are missing are
-    handed on.
+    handed on. Where none is, latents are missed only if they are to be kept.
     """
 
     def __init__(
-        self, farm: Farm, pipeline: PipelineSpec, plans: FilePlans, num_decoders: int
+        self,
+        farm: Farm,
+        pipeline: PipelineSpec,
+        plans: FilePlans,
+        num_decoders: int,
+        keep_latents: bool,
     ) -> None:
         self._coordinator = start_coordinator(
             farm, pipeline.resources.coordinators, threads=pipeline.fuse.threads
@@ -52,6 +57,7 @@ class DenoiseStage:
         self._farm = farm
         self._output = Output(farm.output)
         self._plans = plans
+        self._keep_latents = keep_latents
 
     def __call__(self, row: Row) -> Iterator[Row]:
         job, row = job_of(row), {**row, "started": time.time()}
@@ -62,8 +68,9 @@ class DenoiseStage:
         try:
             if ray.get(board.is_cancelled.remote(row["name"])):
                 raise CancelledError("cancelled before it began")
-            division = self._divide(job)
-            for num_frames in self._latents(job, row):
+            missing = self._missing(job)
+            division = self._divide(job, missing)
+            for num_frames in self._latents(job, row, are_needed=bool(missing)):
                 while num_sent < len(division) and self._may_begin(
                     job, division[num_sent], num_sent, num_frames
                 ):
@@ -80,12 +87,16 @@ class DenoiseStage:
         for index in range(num_sent, len(division)):
             yield _row(row, division, index, **failure)
 
-    def _divide(self, job: VideoJob) -> Division:
-        """The segments that are missing, by stretch."""
+    def _missing(self, job: VideoJob) -> list[Segment]:
+        """The segments that are not there yet."""
         ledger, plan = ledger_of(self._output, job), self._plans.of(job.pipeline).decode
         ledger.forget_other_settings()
         done = {index for index, entry in ledger.done().items() if ledger.valid(entry)}
-        missing = [segment for segment in plan.segments if segment.index not in done]
+        return [segment for segment in plan.segments if segment.index not in done]
+
+    def _divide(self, job: VideoJob, missing: list[Segment]) -> Division:
+        """The segments that are missing, by stretch."""
+        plan = self._plans.of(job.pipeline).decode
         runs = stretches(missing, len(plan.stretches), warmup=plan.warmup)
         proposed = tuple(tuple(segment.index for segment in run) for run in runs) or ((),)
         return ray.get(self._farm.board.division.remote(job.specification_hash, proposed))
@@ -102,9 +113,16 @@ class DenoiseStage:
             return False
         return num_sent < ray.get(self._farm.board.spare_decoders.remote(job.specification_hash))
 
-    def _latents(self, job: VideoJob, row: Row) -> Iterator[int]:
-        """Have the latents stored; yields how many frames are stored already, now and then."""
-        if are_stored(self._output, job):
+    def _latents(self, job: VideoJob, row: Row, *, are_needed: bool) -> Iterator[int]:
+        """Have the latents stored; yields how many frames are stored already, now and then.
+
+        Args:
+            job, row: of the video.
+            are_needed: to decode them.
+        """
+        if self._keep_latents and not are_kept(self._output, job, row["name"]):
+            are_needed = True
+        if not are_needed or are_stored(self._output, job):
             timings = Timings()
         else:
             # Of a run that was killed.

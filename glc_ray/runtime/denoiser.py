@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 import warnings
@@ -15,11 +14,9 @@ import torch
 
 from glc_ray.backbones.registry import load_backbone
 from glc_ray.config import PipelineSpec
-from glc_ray.protocols import Backbone, Conditioning, Forward, UserError
+from glc_ray.protocols import Conditioning, Forward, UserError
+from glc_ray.runtime.loading import loaded
 from glc_ray.runtime.messages import Array, WindowBatch, WindowBatchResult
-
-_LOG = logging.getLogger(__name__)
-_LOAD_PAUSES_S = (2.0, 10.0)
 
 
 def assigned_device() -> torch.device:
@@ -45,7 +42,7 @@ class Denoiser:
     def __init__(self, pipeline: PipelineSpec) -> None:
         torch.set_num_threads(pipeline.denoise.threads)
         self._device = assigned_device()
-        self.backbone = _loaded(pipeline, self._device)
+        self.backbone = loaded(lambda: load_backbone(pipeline, self._device))
         self._life = uuid.uuid4().hex
         self._halvings = 0
 
@@ -129,22 +126,6 @@ def start_denoisers(pipeline: PipelineSpec) -> list[Any]:
         max_restarts=-1,
     )
     return [actor.remote(pipeline) for _ in range(resources.count)]
-
-
-def _loaded(pipeline: PipelineSpec, device: torch.device) -> Backbone:
-    """The model; what may pass is waited for, as Ray starts no actor anew whose start has failed.
-
-    It is storage that does not answer for a moment, or memory of the device that the process before
-    has not given back yet.
-    """
-    for pause_s in _LOAD_PAUSES_S:
-        try:
-            return load_backbone(pipeline, device)
-        except (OSError, torch.OutOfMemoryError) as error:
-            _LOG.warning("the model cannot be loaded, once more in %.0f s: %s", pause_s, error)
-        time.sleep(pause_s)
-        torch.cuda.empty_cache()
-    return load_backbone(pipeline, device)
 
 
 def _owned(array: np.ndarray, pin: bool = False) -> torch.Tensor:

@@ -39,6 +39,8 @@ _ANSWER_S = 10.0
 _FEED_BYTES = 64 << 20
 _ASK_S = 1.0
 """Between two questions whether the run is to end."""
+_MAX_FAILED_STARTS = 3
+"""Of actors of one stage, one after another."""
 _MAX_LOSSES = 3
 """Of the graph, one after another without a video in between."""
 
@@ -233,6 +235,9 @@ class Graph:
         context.execution_no_progress_timeout_s = -1
         # A block a row: stretches of one video go to several decoders, as soon as they are there.
         context.target_max_block_size = 1
+        if hasattr(context, "max_consecutive_actor_init_deaths"):
+            # An actor that cannot start for a moment must not take the graph with it.
+            context.max_consecutive_actor_init_deaths = _MAX_FAILED_STARTS
         assembly = Assembly(
             self._farm.output, self._plan.files, keep_latents=self._plan.keep_latents
         )
@@ -253,7 +258,13 @@ class Graph:
             feed.dataset()
             .flat_map(
                 DenoiseStage,
-                fn_constructor_args=(self._farm, plan.pipeline, plan.files, size),
+                fn_constructor_args=(
+                    self._farm,
+                    plan.pipeline,
+                    plan.files,
+                    size,
+                    plan.keep_latents,
+                ),
                 compute=_actors(plan.num_at_once),
                 num_cpus=0,
             )

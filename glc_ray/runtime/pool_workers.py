@@ -142,9 +142,9 @@ class PoolWorkers:
         self._unsure.discard(worker)
         if worker not in self._starting:
             self._starting.add(worker)
-            self._run(self._welcome(worker, is_busy=is_busy))
+            self._run(self._welcome(worker, is_busy=is_busy, is_asked=is_asked))
 
-    async def _welcome(self, worker: int, *, is_busy: bool) -> None:
+    async def _welcome(self, worker: int, *, is_busy: bool, is_asked: bool) -> None:
         before, life = self._lives.get(worker), ""
         try:
             while not life or life in self._killed:
@@ -152,15 +152,15 @@ class PoolWorkers:
                 # One that was killed may have answered before the kill arrived.
                 asked = self._handles[worker].ready.options(max_task_retries=-1).remote()
                 answer = asyncio.wrap_future(asked.future())
-                done, _ = await asyncio.wait(
-                    [answer], timeout=self._patience_s() if is_busy else _SIGN_S
-                )
-                if not done:
+                if not await _comes(answer, self._patience_s() if is_busy else _SIGN_S):
                     # Nobody waits for what it may have loaded.
                     self._dispatch.leave(worker)
-                    if is_busy:
+                    if is_asked and not await _comes(answer, self._patience_s() - _SIGN_S):
+                        self._replace_idle(worker)
+                    elif is_busy:
                         self._kill(worker)
-                        is_busy = False
+                    # Whoever starts takes what time it needs.
+                    is_busy = is_asked = False
                 life = await answer
         except RayError as error:
             self._starting.discard(worker)
@@ -183,6 +183,15 @@ class PoolWorkers:
             self._begins(worker)
 
     # Who is not
+
+    def _replace_idle(self, worker: int) -> None:
+        """It was well and idle, and hangs."""
+        self._kill(worker)
+        self._told.add(worker)
+        self._notices.add(
+            f"denoiser {worker} is lost (no answer in {self._patience_s():.0f} s while it was "
+            "idle); it is started anew"
+        )
 
     def silent(self) -> Iterator[tuple[Assignment, str]]:
         """What those hold that do not answer, and why they are given up; they are killed."""
@@ -226,3 +235,9 @@ class PoolWorkers:
 
     def _patience_s(self) -> float:
         return max(self._resources.patience * self._usual_s(), self._least_patience_s)
+
+
+async def _comes(answer: asyncio.Future[str], timeout_s: float) -> bool:
+    """Whether an answer is there in time; it is waited for on, if not."""
+    done, _ = await asyncio.wait([answer], timeout=max(0.0, timeout_s))
+    return bool(done)

@@ -10,9 +10,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from glc_ray.catalog import CatalogJobs
 from glc_ray.config import PipelineSpec
@@ -25,12 +29,14 @@ from glc_ray.runtime.reporting import Reporting
 from glc_ray.stopping import Stop, StoppedError, stop_by_signals
 from glc_ray.store import control, manifest, run_status
 from glc_ray.store.catalog import BadRow
-from glc_ray.store.lease import run_lease
+from glc_ray.store.lease import LeaseLostError, run_lease
 from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.outdated import Asked, Names
 from glc_ray.store.output import Output
+from glc_ray.store.paths import WORK, video_of, work_path
 from glc_ray.store.record import VideoRecord, invalid_record
 from glc_ray.store.run_status import FINAL_STATES, RunStatus, VideoProgress
+from glc_ray.store.storage import StorageError
 
 _LOG = logging.getLogger(__name__)
 _WATCH_S = 1.0
@@ -38,6 +44,8 @@ _STATUS_S = 2.0
 _SETTLE_S = 1.0
 _SHOWN = 64
 """Videos whose end displays are told of."""
+_CLEARED = 4
+"""Work folders that are removed at a time."""
 _CHECKPOINT_S = 1.8
 """For storing what coordinators have: `ray job stop` kills three seconds after it asked to end."""
 
@@ -107,6 +115,8 @@ class Run:
             )
             # What was asked of an earlier run is not asked of this one.
             control.clear(self._place)
+            # An object store removes file by file: neither records nor a signal wait for that.
+            self._clearing = stack.enter_context(ThreadPoolExecutor(_CLEARED, "clear"))
             if self._reporting is not None:
                 stack.enter_context(self._reporting)
             stack.push(self._tell_end)
@@ -172,6 +182,8 @@ class Run:
             self.add(record)
 
         done = None if force else manifest.ids(self._place)
+        if done is not None:
+            self.clear_left(done)
         queue = fill(
             self._place,
             catalog,
@@ -181,6 +193,8 @@ class Run:
             on_invalid=add_invalid,
             each=self._stop.each,
         )
+        # One that came with the last answer.
+        self._stop.check()
         self.find_outdated(replace(queue.asked, invalid=invalid))
         self._manifest.flush()
         self.expect(queue.queued + queue.invalid, queue.done)
@@ -242,8 +256,10 @@ class Run:
                 self._lease.check()
                 record = replace(record, queued_at=self._status.started_at)
                 self.add(record)
-                # At once: its work folder is gone, so that only this row knows that it is done.
+                # At once: when its work folder is gone, only this row knows that it is done.
                 self._manifest.flush()
+                if record.status == "done":
+                    self._clearing.submit(self._clear, record.id)
                 yield record
         except StoppedError:
             self._checkpoint(renderer)
@@ -252,6 +268,25 @@ class Run:
             self._renderer = None
             self._busy_before_s = self._status.workers.busy_s
             renderer.close()
+
+    def _clear(self, video: str) -> None:
+        """Remove the work folder of a video that is done; another run may be at work in it."""
+        # What cannot be removed takes room, and that is all.
+        with suppress(StorageError):
+            if not self._lease.is_lost:
+                self._place.delete(work_path(video))
+
+    def clear_left(self, done: NDArray[np.uint64]) -> None:
+        """Remove the work folders that a run left which was killed just before it did so.
+
+        Args:
+            done: ids of videos that are done, as integers.
+        """
+        for video in sorted(
+            {video for file in self._place.list(WORK) if (video := video_of(file.path))}
+        ):
+            if np.isin(np.uint64(int(video, 16)), done):
+                self._clearing.submit(self._clear, video)
 
     def _checkpoint(self, renderer: Renderer) -> None:
         """Within the seconds that are left."""
@@ -266,6 +301,11 @@ class Run:
         written = 0.0
         while not self._ending.wait(_WATCH_S):
             renderer = self._renderer
+            # A record may be hours away, and all that is stored until then disturbs the other run.
+            try:
+                self._lease.check()
+            except LeaseLostError as error:
+                self._stop.end(error)
             # What cannot be asked or told now is later.
             with suppress(Exception):
                 self._obey(renderer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from glc_ray.config import VideoJob
 from glc_ray.protocols import UserError
 from glc_ray.runtime.rows import video_id
 from glc_ray.store.latents import load_latents, read_header
-from glc_ray.store.paths import work_latents_path
+from glc_ray.store.paths import latents_path, work_latents_path
 
 if TYPE_CHECKING:
     from glc_ray.store.output import Output
@@ -24,8 +25,17 @@ def are_stored(output: Output, job: VideoJob) -> bool:
     Raises:
         StorageError: storage cannot be read.
     """
+    return _are_at(output, work_latents_path(video_id(job)), job)
+
+
+def are_kept(output: Output, job: VideoJob, name: str) -> bool:
+    """Whether they lie beside the finished video; as ``are_stored``."""
+    return _are_at(output, latents_path(name), job)
+
+
+def _are_at(output: Output, path: str, job: VideoJob) -> bool:
     try:
-        header = read_header(output, work_latents_path(video_id(job)))
+        header = read_header(output, path)
     except UserError:
         # None, or torn: they are denoised (again).
         return False
@@ -50,10 +60,13 @@ class StoredLatents:
             UserError: the file is missing, cut short or corrupted.
         """
         self._output, self._path, self._leading = output, path, leading
-        _, num_frames, *picture = read_header(output, path).shape
-        self.shape = (1, num_frames - leading, *picture)
+        header = read_header(output, path)
+        _, self._num_frames, *picture = header.shape
+        self.shape = (1, self._num_frames - leading, *picture)
+        self._chunk_frames = header.chunk_frames
         self._first = 0
-        self._block: Tensor | None = None
+        """Of the file's frames, that the block begins with."""
+        self._block = torch.empty((1, 0, *picture))
 
     def as_tensor(self) -> Tensor:
         """Itself, for those who only take ranges of frames of a tensor."""
@@ -61,13 +74,26 @@ class StoredLatents:
 
     def __getitem__(self, index: tuple[slice, slice]) -> Tensor:
         """Frames ``index[1]`` of all videos ``index[0]``, which is one."""
-        _, frames = index
-        start, stop = frames.start, frames.stop
-        if self._block is None or not (
-            self._first <= start and stop <= self._first + self._block.shape[1]
-        ):
-            last = min(max(start + _BLOCK_FRAMES, stop), self.shape[1])
-            wanted = slice(start + self._leading, last + self._leading)
-            self._block, _ = load_latents(self._output, self._path, frames=wanted)
-            self._first = start
+        start, stop = (at + self._leading for at in (index[1].start, index[1].stop))
+        if not self._first <= start or stop > self._last:
+            self._read(start, stop)
         return self._block[:, start - self._first : stop - self._first]
+
+    @property
+    def _last(self) -> int:
+        """The file's frame after the block."""
+        return self._first + self._block.shape[1]
+
+    def _read(self, start: int, stop: int) -> None:
+        """A block with frames ``start`` to ``stop``; it ends with a chunk of the file, which is
+        read and checked as a whole, so that none is read twice."""
+        step = self._chunk_frames
+        end = min(-(-max(start + _BLOCK_FRAMES, stop) // step) * step, self._num_frames)
+        if self._first <= start < self._last:
+            begin, known = self._last, self._block[:, start - self._first :]
+            self._first = start
+        else:
+            begin, known = start - start % step, self._block[:, :0]
+            self._first = begin
+        read, _ = load_latents(self._output, self._path, frames=slice(begin, end))
+        self._block = torch.cat((known, read), dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,11 @@ from glc_ray.config import PipelineSpec
 from glc_ray.media.tiles import SpreadTiles, TileWorker
 from glc_ray.protocols import DecoderFacts
 from glc_ray.runtime.denoiser import assigned_device
+from glc_ray.runtime.loading import loaded
 from glc_ray.runtime.messages import Array
+from glc_ray.runtime.sick_device import end_process, is_sick
+
+_LOG = logging.getLogger(__name__)
 
 
 class TileActor:
@@ -23,7 +28,8 @@ class TileActor:
 
     def __init__(self, pipeline: PipelineSpec) -> None:
         torch.set_num_threads(pipeline.decode.threads)
-        decoder = load_frame_decoder(pipeline.model, pipeline.decode, assigned_device())
+        device = assigned_device()
+        decoder = loaded(lambda: load_frame_decoder(pipeline.model, pipeline.decode, device))
         self._worker = TileWorker(decoder)
         self._has_begun = False
 
@@ -33,6 +39,9 @@ class TileActor:
     def decode_tiles(self, tiles: dict[int, Array], first: bool) -> dict[int, Array]:
         """Pixels of each tile, float32: exact for any precision of the VAE.
 
+        Where the device fails, nothing is answered: the process ends, and whoever asked finds the
+        actor lost.
+
         Raises:
             LookupError: the caches of the batch before were lost with a restart.
         """
@@ -40,8 +49,15 @@ class TileActor:
             raise LookupError("a restarted decoder has no caches of the batch before")
         self._has_begun = True
         latents = {place: torch.tensor(tile) for place, tile in tiles.items()}
-        pixels = self._worker.decode_tiles(latents, first=first)
-        return {place: tile.float().cpu().numpy() for place, tile in pixels.items()}
+        try:
+            pixels = self._worker.decode_tiles(latents, first=first)
+            # Here a device tells of what it failed by.
+            return {place: tile.float().cpu().numpy() for place, tile in pixels.items()}
+        except RuntimeError as error:
+            if is_sick(error):
+                _LOG.exception("tiles failed")
+                end_process()
+            raise
 
 
 def start_tile_actors(pipeline: PipelineSpec, count: int) -> list[Any]:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,18 +51,18 @@ class SegmentEntry:
         cls, local: Path, path: str, *, first_frame: int, num_frames: int, settings_hash: str
     ) -> SegmentEntry:
         """The entry of a local file that is stored as ``path``."""
-        digest = hashlib.sha256()
-        with local.open("rb") as file:
-            while chunk := file.read(_HASH_BYTES):
-                digest.update(chunk)
         return cls(
             path=path,
-            sha256=digest.hexdigest(),
+            sha256=_sha256(local),
             size=local.stat().st_size,
             first_frame=first_frame,
             num_frames=num_frames,
             settings_hash=settings_hash,
         )
+
+    def is_of(self, local: Path) -> bool:
+        """Whether a local file has the bytes that were stored."""
+        return local.stat().st_size == self.size and _sha256(local) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,21 @@ class Ledger:
         """
         if attempt < self.next_attempt(segment):
             return False
-        token = uuid.uuid4().hex[:8]
-        self._output.put_bytes(b"{}", self.segment_path(segment, attempt, f".{token}.claim"))
+        self._put_claim(segment, attempt)
         return True
+
+    def claim_next(self, segments: Sequence[int]) -> list[int]:
+        """Claim segments, each for an attempt that was never used for it; returns the attempts.
+
+        The folder of a long video has thousands of files: it is listed once for all of them.
+        """
+        used: dict[int, int] = {}
+        for file in self._files():
+            used[file.segment] = max(used.get(file.segment, 0), file.attempt)
+        attempts = [used.get(segment, 0) + 1 for segment in segments]
+        for segment, attempt in zip(segments, attempts, strict=True):
+            self._put_claim(segment, attempt)
+        return attempts
 
     def commit(self, segment: int, attempt: int, entry: SegmentEntry) -> bool:
         """Enter a segment whose file is stored, if ``attempt`` still owns it.
@@ -124,23 +136,25 @@ class Ledger:
         """
         if entry.settings_hash != self.settings_hash:
             raise ValueError("the entry is of another decode or encode setting than the ledger")
-        owner = self._owner(segment)
+        files = self._files(segment)
+        owner = _owners(files).get(segment)
         if owner is None or owner[0] != attempt:
-            self._remove(file for file in self._files(segment) if file.attempt == attempt)
+            self._remove(file for file in files if file.attempt == attempt)
             return False
         entry_path = self.segment_path(segment, attempt, f".{owner[1]}.json")
         self._output.put_bytes(json.dumps(asdict(entry), indent=1).encode(), entry_path)
         # Another may have claimed it since; then the entry does not count already.
-        current = self._owner(segment)
+        files = self._files(segment)
+        current = _owners(files).get(segment)
         if current != owner:
             reused = current is not None and current[0] == attempt
             self._remove(
                 file
-                for file in self._files(segment)
+                for file in files
                 if file.attempt == attempt and (file.path == entry_path or not reused)
             )
             return False
-        self._remove(file for file in self._files(segment) if file.attempt < attempt)
+        self._remove(file for file in files if file.attempt < attempt)
         return True
 
     def withdraw(self, segment: int, attempt: int) -> None:
@@ -162,20 +176,9 @@ class Ledger:
                 entries[file.segment] = entry
         return dict(sorted(entries.items()))
 
-    def valid(self, entry: SegmentEntry, *, checksum: bool = False) -> bool:
-        """Whether an entry's file is there and whole: its size, and with ``checksum`` its bytes."""
-        if self._output.size(entry.path) != entry.size:
-            return False
-        if not checksum:
-            return True
-        stream = self._output.read(entry.path)
-        if stream is None:
-            return False
-        digest = hashlib.sha256()
-        with stream:
-            while chunk := stream.read(_HASH_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest() == entry.sha256
+    def valid(self, entry: SegmentEntry) -> bool:
+        """Whether an entry's file is there, of its size; its bytes are compared by ``is_of``."""
+        return self._output.size(entry.path) == entry.size
 
     def forget_other_settings(self) -> None:
         """Remove segments of this video that were decoded or encoded with other settings."""
@@ -187,8 +190,9 @@ class Ledger:
         """Remove all segments of this video, whatever their settings."""
         self._output.delete(self._all_settings)
 
-    def _owner(self, segment: int) -> tuple[int, str] | None:
-        return _owners(self._files(segment)).get(segment)
+    def _put_claim(self, segment: int, attempt: int) -> None:
+        token = uuid.uuid4().hex[:8]
+        self._output.put_bytes(b"{}", self.segment_path(segment, attempt, f".{token}.claim"))
 
     def _files(self, segment: int | None = None) -> list[_File]:
         found = []
@@ -213,6 +217,14 @@ class Ledger:
         own, found = (_NAME.fullmatch(one.rpartition("/")[2]) for one in (path, entry.path))
         is_own = own and found and not found[3] and found.group(1, 2) == own.group(1, 2)
         return entry if is_own and entry.path.startswith(f"{self._folder}/") else None
+
+
+def _sha256(local: Path) -> str:
+    digest = hashlib.sha256()
+    with local.open("rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _owners(files: Iterable[_File]) -> dict[int, tuple[int, str]]:

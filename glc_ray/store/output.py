@@ -82,8 +82,10 @@ class Output:
             if self._is_local:
                 for folder in ("", "videos", "contact_sheets"):
                     Path(self._full(folder)).mkdir(parents=True, exist_ok=True)
-                self._write(io.BytesIO(b"x"), ".write-test")
-                Path(self._full(".write-test")).unlink()
+                # A name of its own: processes that start together would remove each other's.
+                probe = f".{uuid.uuid4().hex}.write-test{PARTIAL}"
+                self._write(io.BytesIO(b"x"), probe)
+                Path(self._full(probe)).unlink()
                 remove_abandoned(Path(self._full("")))
             else:
                 upload(self._impatient_fs, pa.py_buffer(b"x"), self._full(".write-test"))

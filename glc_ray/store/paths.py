@@ -24,7 +24,10 @@ OUTPUT/.work/run.json               what the run says of itself
 
 from __future__ import annotations
 
+import re
+
 MANIFEST = "manifest.parquet"
+WORK = ".work"
 EVALUATION = "scores.parquet"
 EVALUATIONS = "evaluation"
 MANIFEST_PARTS = ".work/manifest"
@@ -34,6 +37,7 @@ CONTROL = ".work/control"
 RUN_STATUS = ".work/run.json"
 REPORT = "report"
 REPORT_PAGE = "report/index.html"
+_IN_WORK = re.compile(rf"{re.escape(WORK)}/([0-9a-f]{{16}})/")
 
 
 def video_path(name: str, suffix: str = ".mp4") -> str:
@@ -73,7 +77,13 @@ def latents_path(name: str) -> str:
 
 def work_path(video_id: str, path: str = "") -> str:
     """Path of what is needed until a video is done, below the output."""
-    return f".work/{video_id}/{path}".rstrip("/")
+    return f"{WORK}/{video_id}/{path}".rstrip("/")
+
+
+def video_of(path: str) -> str:
+    """Id of the video in whose work folder a path is; empty: in none's."""
+    match = _IN_WORK.match(path)
+    return match[1] if match else ""
 
 
 def work_latents_path(video_id: str) -> str:

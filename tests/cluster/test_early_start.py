@@ -175,8 +175,6 @@ def test_segments_are_there_before_the_last_window_whatever_becomes_of_the_video
     assert done.denoise_s > 0
     assert done.num_windows > 0
     assert done.decode_s < held_s, "waiting is no decoding"
-    left = [path for path in (tmp_path / "out" / ".work" / done.id).rglob("*") if path.is_file()]
-    assert left == []
 
     plain = render(
         pipeline=str(pipeline_file),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from glc_ray.backbones import registry as backbones
 from glc_ray.config import VideoJob
@@ -19,6 +21,7 @@ from glc_ray.runtime.checkpointer import Checkpointer
 from glc_ray.runtime.messages import Timings
 from glc_ray.sampler import Boundary
 from glc_ray.store import checkpoint as checkpoints
+from glc_ray.store.checkpoint import Checkpoint
 from glc_ray.store.output import Output
 from glc_ray.store.storage import StorageError
 
@@ -98,17 +101,54 @@ def test_a_state_of_another_version_is_not_found_again_and_again(
     assert stored_step(place, job) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StorageError("the disk is full"), "no checkpoint: the disk is full"),
+        (SafetensorError("no memory"), "no checkpoint: SafetensorError: no memory"),
+    ],
+)
 def test_what_could_not_be_stored_is_stored_when_it_is_asked_for_again(
-    place: Output, job: VideoJob, monkeypatch: pytest.MonkeyPatch
+    place: Output,
+    job: VideoJob,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    told: str,
 ) -> None:
     def full(*_: object) -> None:
-        raise StorageError("the disk is full")
+        raise error
 
     with checkpointing(place, job) as checkpointer:
         checkpointer.offer(boundary_of(job, 2), Timings())
         with monkeypatch.context() as patched:
             patched.setattr(checkpoints, "save", full)
             checkpointer.flush()
+        assert caplog.messages == [told]
         assert stored_step(place, job) is None
         checkpointer.flush()
+    assert stored_step(place, job) == 2
+
+
+def test_the_thread_outlives_what_it_cannot_write(
+    place: Output, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [("resources.checkpoint.max_share", 1)]
+    job = build_job(load_pipeline(str(tiny_pipeline), options), "a red ball", 0)
+    tried, save = threading.Semaphore(0), checkpoints.save
+
+    def save_but_the_first(output: Output, video: str, hash: str, one: Checkpoint) -> None:
+        tried.release()
+        if one.step_index == 1:
+            raise SafetensorError("no memory")
+        save(output, video, hash, one)
+
+    monkeypatch.setattr(checkpoints, "save", save_but_the_first)
+    with checkpointing(place, job) as checkpointer:
+        for step_index in (1, 2):
+            # Nothing is offered to a writer that is busy.
+            with checkpointer._writing:
+                pass
+            checkpointer.offer(boundary_of(job, step_index), Timings())
+            assert tried.acquire(timeout=60)
     assert stored_step(place, job) == 2

@@ -18,6 +18,7 @@ from glc_ray.methods import registry as methods
 from glc_ray.pipeline_file import load_pipeline
 from glc_ray.protocols import Conditioning, UserError
 from glc_ray.runtime import denoiser as module
+from glc_ray.runtime import loading
 from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.messages import WindowBatch
 from glc_ray.sampler import torch_threads
@@ -27,7 +28,7 @@ from glc_ray.sampler import torch_threads
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On the CPU, whatever Ray would say, and without pauses."""
     monkeypatch.setattr(module, "assigned_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(module, "_LOAD_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(loading, "_PAUSES_S", (0.0, 0.0))
     # An actor sets them for its process, which here is that of other tests, too.
     with torch_threads(torch.get_num_threads()):
         yield

@@ -247,6 +247,71 @@ def test_nobody_waits_for_workers_that_cannot_start(opens_first: bool) -> None:
     asyncio.run(scenario())
 
 
+class _Hanging(SimulatedWorker):
+    """Answers the first question, and no other one before it is killed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.lives = 1
+        self._open: list[Future[str]] = []
+
+    def future(self) -> Future[str]:
+        if self.asked == 1 or self.lives > 1:
+            return super().future()
+        self._open.append(Future())
+        return self._open[-1]
+
+    def kill(self) -> None:
+        self.lives += 1
+        for answer in self._open:
+            answer.set_result(f"life {self.lives} of {self._name}")
+        self._open.clear()
+
+
+def test_an_idle_worker_that_hangs_is_replaced_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        hanging = _Hanging("0")
+        pool = Pool(DenoiserResources(least_patience_s=0.001))
+        await pool.enrol([hanging])
+        await ready(pool, 1)
+        video = await pool.open("video", 0, [])
+        # Who is idle is asked before it is given a task.
+        (granted,) = await submitted(pool, video, [None], False)
+        assert (granted.worker, hanging.lives) == (0, 2)
+        assert await pool.notices() == [
+            "denoiser 0 is lost (no answer in 0 s while it was idle); it is started anew"
+        ]
+
+    for name in ("_IDLE_S", "_SIGN_S"):
+        monkeypatch.setattr(pool_workers, name, 0.0)
+    monkeypatch.setattr(pool_workers.ray, "kill", lambda worker, no_restart: worker.kill())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+class _Loading(_Hanging):
+    """Answers nothing before it has loaded, which takes long."""
+
+    def future(self) -> Future[str]:
+        self._open.append(Future())
+        return self._open[-1]
+
+
+def test_a_worker_that_loads_is_given_the_time_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        loading = _Loading("0")
+        pool = Pool(DenoiserResources(least_patience_s=0.001))
+        await pool.enrol([loading])
+        await asyncio.sleep(0.1)
+        assert loading.lives == 1
+        (answer,) = loading._open
+        answer.set_result("life")
+        await ready(pool, 1)
+
+    monkeypatch.setattr(pool_workers, "_SIGN_S", 0.0)
+    monkeypatch.setattr(pool_workers.ray, "kill", lambda worker, no_restart: worker.kill())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 class _Gone(SimulatedWorker):
     """A mistake that nobody thought of."""
 

@@ -72,7 +72,8 @@ def test_what_an_attempt_could_not_enter_is_withdrawn(output: Output, ledger: Le
     assert ledger.commit(0, 2, stored)
     ledger.withdraw(0, 2)
     assert ledger.done() == {0: stored}
-    assert ledger.valid(stored, checksum=True)
+    assert ledger.valid(stored)
+    assert stored.is_of(output.local_copy(stored.path, _folder))
 
 
 def test_a_late_commit_is_dropped_and_its_file_removed(output: Output, ledger: Ledger) -> None:
@@ -142,14 +143,43 @@ def test_valid(output: Output, ledger: Ledger) -> None:
     ledger.claim(0, 1)
     entry = _store(output, ledger, 0, 1)
     assert ledger.valid(entry)
-    assert ledger.valid(entry, checksum=True)
+    assert entry.is_of(output.local_copy(entry.path, _folder))
     output.put_bytes(b"x" * entry.size, entry.path)
     assert ledger.valid(entry)
-    assert not ledger.valid(entry, checksum=True)
+    assert not entry.is_of(output.local_copy(entry.path, _folder))
     output.put_bytes(b"short", entry.path)
     assert not ledger.valid(entry)
+    assert not entry.is_of(output.local_copy(entry.path, _folder))
     output.delete(entry.path)
-    assert not ledger.valid(entry, checksum=True)
+    assert not ledger.valid(entry)
+
+
+def test_segments_are_claimed_together(output: Output, ledger: Ledger) -> None:
+    ledger.claim(1, 1)
+    assert ledger.claim_next([0, 1, 2]) == [1, 2, 1]
+    assert ledger.claim_next([1]) == [3]
+    assert ledger.commit(0, 1, _store(output, ledger, 0, 1))
+    assert not ledger.commit(1, 2, _store(output, ledger, 1, 2))
+    assert list(ledger.done()) == [0]
+
+
+class _Counting(Output):
+    """Knows how often a folder was listed."""
+
+    listings = 0
+
+    def list(self, folder: str, *, recursive: bool = True) -> list[StoredFile]:
+        self.listings += 1
+        return super().list(folder, recursive=recursive)
+
+
+def test_the_folder_is_listed_once_for_all_claims_and_twice_for_a_commit(tmp_path: Path) -> None:
+    output = _Counting(str(tmp_path / "out"))
+    ledger = Ledger(output, VIDEO, SETTINGS)
+    ledger.claim_next(range(9))
+    assert output.listings == 1
+    assert ledger.commit(0, 1, _store(output, ledger, 0, 1))
+    assert output.listings == 3
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"colour": "red"}'])

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -164,6 +165,23 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> No
     assert output.list("") == []
     output.prepare()
     assert [path.name for path in tmp_path.glob(".*.partial")] == [".new.partial"]
+
+
+class _Twin(Output):
+    """While it proves that it can write, another process does."""
+
+    def _write(self, source: BinaryIO, path: str) -> None:
+        super()._write(source, path)
+        Output(self.location).prepare()
+
+
+def test_processes_that_start_together_do_not_disturb_each_other(tmp_path: Path) -> None:
+    output = _Twin(str(tmp_path / "out"))
+    output.prepare()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "contact_sheets",
+        "videos",
+    ]
 
 
 def test_a_folder_is_removed_while_others_write_into_it(tmp_path: Path) -> None:
