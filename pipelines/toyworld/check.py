@@ -19,6 +19,7 @@ from judge import KINDS, right_words
 from PIL import Image
 from train_vae import psnr
 
+from glc_ray.backbones.scheduler_choice import build
 from glc_ray.pipeline_file import load_pipeline
 
 REQUIRED, REQUIRED_KINDS = 0.95, ("colour", "shape", "ground", "sky")
@@ -71,11 +72,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--steps", type=int, default=SAMPLING.num_steps)
     parser.add_argument("--guidance-scale", type=float, default=SAMPLING.guidance_scale)
+    parser.add_argument(
+        "--scheduler", default=SAMPLING.scheduler, help="a diffusers class, or model"
+    )
     parser.add_argument("--prompts", type=int, default=len(world.HELD_OUT), help="use the first N")
     parser.add_argument("--sheet", type=Path, help="also write the clips' frames to this PNG")
     args = parser.parse_args()
 
     pipeline = CogVideoXPipeline.from_pretrained(args.folder, dtype=torch.float32)
+    spec = load_pipeline("toyworld", [("sampling.scheduler", args.scheduler)])
+    pipeline.scheduler = build(spec.model, spec.sampling)
     captions = list(world.HELD_OUT[: args.prompts])
     started = time.monotonic()
     clips = sample(

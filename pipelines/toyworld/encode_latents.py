@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=NUM_CLIPS)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
+    if args.first % SHARD or args.clips % SHARD:
+        parser.error(f"--first and --clips: a shard has {SHARD} clips; give multiples of it")
     shards, scaled = args.build / "latents", args.build / "vae_scaled.pt"
     shards.mkdir(exist_ok=True)
 
@@ -73,7 +75,7 @@ def main() -> None:
         for start in range(args.first, end, SHARD):
             shard = shards / f"{start:06d}.pt"
             if not shard.exists():
-                clips = encode_clips(pool, vae, range(start, min(start + SHARD, end)))
+                clips = encode_clips(pool, vae, range(start, start + SHARD))
                 torch.save(clips, shard.with_suffix(".partial"))
                 shard.with_suffix(".partial").replace(shard)
                 print(f"encoded up to clip {start + len(clips['captions'])}", flush=True)
