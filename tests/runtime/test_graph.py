@@ -23,18 +23,22 @@ class _Empty(Graph):
         return SimpleNamespace(iter_batches=lambda **_: iter(()))
 
 
+def run_empty(context: Any, pipeline: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph without videos, with a context of its own: other tests have that of the process."""
+    without_ray(monkeypatch)
+    current = SimpleNamespace(get_current=lambda: context)
+    monkeypatch.setattr(module, "DataContext", current)
+    spec = load_pipeline(str(pipeline))
+    plan = GraphPlan(spec, FilePlans(spec), 1, 1, keep_latents=False)
+    farm = Farm(str(folder), (), None, Handle(Board()))
+    assert list(_Empty(farm, plan).records(Listed(()), frozenset())) == []
+
+
 def test_an_actor_that_cannot_start_for_a_moment_does_not_end_the_graph(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_ray(monkeypatch)
-    # Not that of the process, which other tests have, too.
     context = DataContext()
-    current = SimpleNamespace(get_current=lambda: context)
-    monkeypatch.setattr(module, "DataContext", current)
-    pipeline = load_pipeline(str(tiny_pipeline))
-    plan = GraphPlan(pipeline, FilePlans(pipeline), 1, 1, keep_latents=False)
-    farm = Farm(str(tmp_path), (), None, Handle(Board()))
-    assert list(_Empty(farm, plan).records(Listed(()), frozenset())) == []
+    run_empty(context, tiny_pipeline, tmp_path, monkeypatch)
     if not hasattr(context, "max_consecutive_actor_init_deaths"):
         pytest.skip("this Ray does not replace actors that cannot start")
     assert context.max_consecutive_actor_init_deaths == 3
@@ -43,12 +47,6 @@ def test_an_actor_that_cannot_start_for_a_moment_does_not_end_the_graph(
 def test_an_older_ray_is_not_asked_for_it(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_ray(monkeypatch)
     context = SimpleNamespace()
-    current = SimpleNamespace(get_current=lambda: context)
-    monkeypatch.setattr(module, "DataContext", current)
-    pipeline = load_pipeline(str(tiny_pipeline))
-    plan = GraphPlan(pipeline, FilePlans(pipeline), 1, 1, keep_latents=False)
-    farm = Farm(str(tmp_path), (), None, Handle(Board()))
-    assert list(_Empty(farm, plan).records(Listed(()), frozenset())) == []
+    run_empty(context, tiny_pipeline, tmp_path, monkeypatch)
     assert not hasattr(context, "max_consecutive_actor_init_deaths")
