@@ -284,12 +284,12 @@ class NoiseScheduler(Protocol):
     def timesteps(self) -> tuple[float, ...]: ...
 
     @property
-    def is_framewise(self) -> bool:
-        """Whether a step treats every latent frame by itself and draws no noise."""
+    def ends_framewise(self) -> bool:
+        """Whether the last step treats every latent frame by itself."""
         ...
 
     def of_frames(self, frames: slice) -> NoiseScheduler:
-        """A framewise scheduler as it stands, for some frames alone; it goes its own way."""
+        """One that ends framewise, before its last step, for some frames alone."""
         ...
 
     def step(self, prediction: Tensor, step_index: int, latents: Tensor) -> StepResult: ...

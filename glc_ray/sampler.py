@@ -111,7 +111,7 @@ def sample(
     for step_index in range(start_step, num_steps):
         plan = method.plan(step_index, scheduler.timesteps[step_index])
         is_last = step_index + 1 == num_steps
-        by_bands = is_last and scheduler.is_framewise
+        by_bands = is_last and scheduler.ends_framewise
         parts = bands(length, method.reach) if by_bands else (whole(length),)
         clock = _Clock()
         done: list[Tensor] = []

@@ -191,7 +191,14 @@ ALL_AT_ONCE = "decode: begins after the last step, in which all frames are final
         ([], [IN_THE_LAST_STEP]),
         (
             [("sampling.scheduler", "CogVideoXDPMScheduler")],
-            ["decode: begins after the last step, for which the scheduler draws noise"],
+            [IN_THE_LAST_STEP],
+        ),
+        (
+            [
+                ("sampling.scheduler", "CogVideoXDPMScheduler"),
+                ("sampling.scheduler_options", {"set_alpha_to_one": False}),
+            ],
+            ["decode: begins after the last step, which ends at latents that hold noise"],
         ),
         ([("glc.local_path", False)], [ALL_AT_ONCE]),
         (

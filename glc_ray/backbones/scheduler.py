@@ -106,13 +106,16 @@ class DiffusersScheduler:
         return StepResult(prev_sample, x0, self._signal_scale(step_index))
 
     @property
-    def is_framewise(self) -> bool:
-        """Whether a step treats every latent frame by itself and draws no noise."""
-        return scheduler_choice.is_framewise(self._scheduler)
+    def ends_framewise(self) -> bool:
+        """Whether the last step treats every latent frame by itself.
+
+        One that ends at clean latents does: noise that is drawn for it has no weight.
+        """
+        return not scheduler_choice.draws_noise(self._scheduler) or self._ends_clean
 
     def of_frames(self, frames: slice) -> DiffusersScheduler:
-        """The same as it stands, for some latent frames alone; it goes its own way."""
-        assert self.is_framewise, "the noise of a step is that of all frames"
+        """The same before its last step, for some latent frames alone; it goes its own way."""
+        assert self.ends_framewise, "the noise of a step is that of all frames"
         part = copy.copy(self)
         part._scheduler = copy.copy(self._scheduler)
         state = self.state()
@@ -208,12 +211,23 @@ class DiffusersScheduler:
             return 1.0
         if hasattr(self._scheduler, "sigmas"):
             return self._noise_level(step_index + 1)[0]
+        return self._alpha_after(step_index) ** 0.5
+
+    @property
+    def _ends_clean(self) -> bool:
+        """Whether the latents after the last step hold no noise."""
+        if hasattr(self._scheduler, "sigmas"):
+            return self._noise_level(len(self.timesteps))[1] == 0
+        return self._alpha_after(len(self.timesteps) - 1) == 1
+
+    def _alpha_after(self, step_index: int) -> float:
+        """ᾱ of the latents that a step without a list of sigmas ends at."""
         # DDIM's own arithmetic: the next timestep is t - 1000 // n, not the next of the list.
         stride = self._scheduler.config.num_train_timesteps // self._scheduler.num_inference_steps
         previous = int(self.timesteps[step_index]) - stride
         if previous < 0:
-            return float(self._scheduler.final_alpha_cumprod) ** 0.5
-        return float(self._scheduler.alphas_cumprod[previous]) ** 0.5
+            return float(self._scheduler.final_alpha_cumprod)
+        return float(self._scheduler.alphas_cumprod[previous])
 
 
 def _cut(tensors: Mapping[str, Tensor], frames: slice) -> dict[str, Tensor]:

@@ -65,18 +65,17 @@ def is_flow(scheduler: Any) -> bool:
     return bool(scheduler.config.get("use_flow_sigmas", not hasattr(scheduler, "alphas_cumprod")))
 
 
-def is_framewise(scheduler: Any) -> bool:
-    """Whether a step treats every frame by itself: these do that draw no noise.
+def draws_noise(scheduler: Any) -> bool:
+    """Whether its steps draw noise; all others treat every frame by itself.
 
     What would look at a whole sample, dynamic thresholding, is refused by ``build``.
     """
     config = scheduler.config
-    draws_noise = (
+    return bool(
         type(scheduler).__name__ == "CogVideoXDPMScheduler"
         or str(config.get("algorithm_type", "")).startswith("sde")
         or config.get("stochastic_sampling", False)
     )
-    return not draws_noise
 
 
 def _prediction_type(scheduler: Any) -> str:

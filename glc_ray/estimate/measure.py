@@ -130,7 +130,7 @@ class _FirstSteps:
         return self._scheduler.timesteps[:_COORDINATOR_STEPS]
 
     @property
-    def is_framewise(self) -> bool:
+    def ends_framewise(self) -> bool:
         # Every step is to be timed as the others of a video are.
         return False
 

@@ -64,8 +64,8 @@ def _decode(job: VideoJob, steps: tuple[Step, ...]) -> Iterator[str]:
         yield f"decode: {decode_plan(pipeline).why}"
     scheduler = load_scheduler(pipeline.model, pipeline.sampling, torch.Generator())
     last = steps[-1].plan.paths[-1]
-    if not scheduler.is_framewise:
-        yield "decode: begins after the last step, for which the scheduler draws noise"
+    if not scheduler.ends_framewise:
+        yield "decode: begins after the last step, which ends at latents that hold noise"
     elif last.name == "local" and len(last.windows) > 1:
         yield "decode: begins in the last step, with the first frames that are final"
     else:

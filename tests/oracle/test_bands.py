@@ -31,7 +31,7 @@ from glc_ray.protocols import (
 )
 from glc_ray.sampler import OnFinal, gather_clips, sample, torch_threads
 from tests.oracle.test_resume import CASES
-from tests.tiny_schedulers import MakeModel, sampling
+from tests.tiny_schedulers import MakeModel, cogvideox, sampling
 
 NUM_STEPS = 4
 TOYWORLD = ModelSpec(path="package:toyworld")
@@ -55,7 +55,7 @@ DRAWS_NOISE = (
 class _InOnePiece:
     """A noise scheduler that keeps silent about what it could do."""
 
-    is_framewise = False
+    ends_framewise = False
 
     def __init__(self, scheduler: NoiseScheduler) -> None:
         self._scheduler = scheduler
@@ -153,21 +153,44 @@ def test_every_method(method: str, options: dict[str, Any], length: int) -> None
 def test_every_scheduler_is_what_it_is_declared_to_be(
     model_of: MakeModel, own: Any, name: str, options: dict[str, Any]
 ) -> None:
-    """Framewise: the same in bands, and no noise drawn; the others draw noise at their steps."""
+    """A last step is the same in bands; some draw noise, which has no weight in the last."""
     model, spec = model_of(own), sampling(name, NUM_STEPS, **options)
     generator = torch.Generator().manual_seed(2)
     scheduler = schedulers.load(model, spec, generator)
     before = generator.get_state()
     draws = name == "CogVideoXDPMScheduler" or options in DRAWS_NOISE
-    assert scheduler.is_framewise is not draws
+    assert scheduler.ends_framewise
     chosen = method_of(job_of("glc", 25, **{"glc.vmcr.weight": 0.01}))
     starts: list[int] = []
     latents, expected = both(chosen, model, spec, 25, lambda start, _: starts.append(start))
     assert torch.equal(latents, expected)
-    assert starts == ([0] if draws else [0, 8, 16, 24])
+    assert starts == [0, 8, 16, 24]
     shape = FACTS.latents_shape(97)
     sample(torch.ones(shape), method=chosen, scheduler=scheduler, denoiser=_StandIn())
     assert torch.equal(generator.get_state(), before) is not draws
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "options"),
+    [
+        (cogvideox(), "CogVideoXDPMScheduler", {"set_alpha_to_one": False}),
+        (
+            cogvideox(),
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "sigma_min"},
+        ),
+    ],
+)
+def test_noise_that_stays_in_the_last_step_is_that_of_all_frames(
+    model_of: MakeModel, own: Any, name: str, options: dict[str, Any]
+) -> None:
+    model, spec = model_of(own), sampling(name, NUM_STEPS, **options)
+    assert not schedulers.load(model, spec, torch.Generator()).ends_framewise
+    chosen = method_of(job_of("glc", 25))
+    starts: list[int] = []
+    latents, expected = both(chosen, model, spec, 25, lambda start, _: starts.append(start))
+    assert torch.equal(latents, expected)
+    assert starts == [0]
 
 
 @pytest.mark.parametrize("start_step", [0, NUM_STEPS - 1])
