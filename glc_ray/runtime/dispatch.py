@@ -16,28 +16,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
-from glc_ray.runtime.turns import Turns, VideoTasks
+from glc_ray.runtime.turns import Assignment, Turns, VideoTasks
 
 _ROOM = 2
 """Tasks that a worker may have: one that it computes, one that is on its way meanwhile."""
 
 _Anchor: TypeAlias = tuple[Hashable, int, Hashable]
 """Video, step of the video, group."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The right to answer one task, once."""
-
-    video: Hashable
-    step: int
-    """Of the video: how many it has submitted."""
-    task: int
-    attempt: int
-    worker: Hashable
 
 
 class TaskFailedError(RuntimeError):

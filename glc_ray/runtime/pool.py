@@ -13,13 +13,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from glc_ray.config import DenoiserResources
-from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
+from glc_ray.runtime.dispatch import Dispatch, TaskFailedError
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.messages import Failure
 from glc_ray.runtime.metrics import Telemetry
 from glc_ray.runtime.notices import Notices
 from glc_ray.runtime.pool_metrics import PoolMetrics
 from glc_ray.runtime.pool_workers import PoolWorkers
+from glc_ray.runtime.turns import Assignment
 from glc_ray.store.run_status import Occupancy
 
 _LOG = logging.getLogger(__name__)

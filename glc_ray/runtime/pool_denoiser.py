@@ -14,11 +14,11 @@ from torch import Tensor
 
 from glc_ray.forwards import ForwardPlanner
 from glc_ray.protocols import Forward, StepPlan, Window
-from glc_ray.runtime.dispatch import Assignment
 from glc_ray.runtime.errors import DenoiseError, reason
 from glc_ray.runtime.forward_metrics import ForwardMetrics
 from glc_ray.runtime.messages import Array, Failure, WindowBatch
 from glc_ray.runtime.metrics import Recorder, Silent
+from glc_ray.runtime.turns import Assignment
 from glc_ray.sampler import gather_clips
 
 OnWindows = Callable[[int, int], None]

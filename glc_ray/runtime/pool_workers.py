@@ -13,9 +13,10 @@ import ray
 from ray.exceptions import RayError
 
 from glc_ray.config import DenoiserResources
-from glc_ray.runtime.dispatch import Assignment, Dispatch
+from glc_ray.runtime.dispatch import Dispatch
 from glc_ray.runtime.errors import reason
 from glc_ray.runtime.notices import Notices
+from glc_ray.runtime.turns import Assignment
 
 _IDLE_S = 1.0
 """After which an idle worker is asked for a sign of life before it is given a task."""

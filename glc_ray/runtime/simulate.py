@@ -9,7 +9,8 @@ import heapq
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from glc_ray.runtime.dispatch import Assignment, Dispatch
+from glc_ray.runtime.dispatch import Dispatch
+from glc_ray.runtime.turns import Assignment
 
 _VIDEO = "video"
 

@@ -12,7 +12,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from glc_ray.runtime.dispatch import Assignment, Dispatch
+from glc_ray.runtime.dispatch import Dispatch
+from glc_ray.runtime.turns import Assignment
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,22 @@
-"""Whose turn it is: the video that is served next, of those with tasks that wait. Pure Python."""
+"""What is under way for each video, and whose turn it is. Pure Python."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from glc_ray.runtime.dispatch import Assignment
+
+@dataclass(frozen=True)
+class Assignment:
+    """The right to answer one task, once."""
+
+    video: Hashable
+    step: int
+    """Of the video: how many it has submitted."""
+    task: int
+    attempt: int
+    worker: Hashable
 
 
 @dataclass(eq=False)

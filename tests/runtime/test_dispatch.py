@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glc_ray.runtime.dispatch import Assignment, Dispatch, TaskFailedError
+from glc_ray.runtime.dispatch import Dispatch, TaskFailedError
+from glc_ray.runtime.turns import Assignment
 
 VIDEO = "video"
 GROUPS = ["global", "global", "global", "local", "local", "local", "local"]

@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError
 
 from glc_ray.config import DenoiserResources
 from glc_ray.runtime import pool_workers
-from glc_ray.runtime.dispatch import Assignment
 from glc_ray.runtime.messages import Failure
 from glc_ray.runtime.pool import Pool
+from glc_ray.runtime.turns import Assignment
 
 
 class SimulatedWorker:
