@@ -98,6 +98,7 @@ def compare(
     from glc_ray.evaluation.scores.registry import DEFAULT
     from glc_ray.pipeline_file import load_pipeline
     from glc_ray.render_catalog import render_catalog
+    from glc_ray.scored_output import show_scores
     from glc_ray.store.output import Output
 
     settings = {
@@ -133,6 +134,8 @@ def compare(
     rows = results.rows(scorer)
     # Now: drawing takes long, and may be interrupted.
     results.store(rows, [])
+    if scorer.num_scored:
+        show_scores(place)
     drawn = results.draw(columns=columns, cases=pictures)
     results.store(rows, drawn)
     return Comparison(

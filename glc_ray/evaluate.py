@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
@@ -225,18 +225,11 @@ class _Work:
 
     def store(self, report: bool) -> list[Row]:
         """The table and the page of an output, where it is one; returns all scores."""
-        from glc_ray.evaluation.table import write_table
-        from glc_ray.store.paths import EVALUATION
+        from glc_ray.scored_output import show_scores
 
         if not self.is_output:
             return self._known.rows()
-        self._known.renew()
-        rows = self._known.rows()
-        with self.place.writing(EVALUATION) as path:
-            write_table(rows, path)
-        if report:
-            _renew_report(self.place, self._known.digests())
-        return rows
+        return show_scores(self.place, self._known, report=report)
 
     def tell_end(self) -> None:
         """How long it took, and what failed.
@@ -298,21 +291,6 @@ def _save(rows: list[Row], path: str) -> None:
         write_table(rows, expanded(path))
     except OSError as error:
         raise RenderError(f"--save {path}: cannot be written ({error.strerror or error})") from None
-
-
-def _renew_report(place: Output, evaluations: Mapping[str, str]) -> None:
-    """Show on the page the evaluations, digests by id, that it does not have."""
-    from glc_ray.overview import run_state
-    from glc_ray.report_page.report import Report
-    from glc_ray.store import manifest
-
-    run, state, _ = run_state(place)
-    report = Report(place)
-    report.sync()
-    for record in manifest.read(place):
-        if record.id in evaluations and not report.shows(record, evaluations[record.id]):
-            report.add(record)
-    report.write(run, state)
 
 
 if __name__ == "__main__":
