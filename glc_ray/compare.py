@@ -134,10 +134,10 @@ def compare(
     rows = results.rows(scorer)
     # Now: drawing takes long, and may be interrupted.
     results.store(rows, [])
-    if scorer.num_scored:
-        show_scores(place)
     drawn = results.draw(columns=columns, cases=pictures)
     results.store(rows, drawn)
+    # The page is the run's as long as there is one.
+    show_scores(place, report=renders)
     return Comparison(
         design=plan,
         rows=tuple(rows),

@@ -162,6 +162,8 @@ def _check_settings(scheduler: Any, own: Any, options: Options) -> None:
         # Pictures' range and size play no part here.
         "thresholding": (False,),
         "use_dynamic_shifting": (False,),
+        # A learned variance would be cut off where latents have frames.
+        "variance_type": (None,),
         # Of models whose time runs backwards.
         "invert_sigmas": (False,),
     }

@@ -58,8 +58,6 @@ class Scorer:
                 "'glc-ray[evaluate]'"
             )
         self._words, self._names, self._anew = words, names_of(words), anew
-        self.num_scored = 0
-        """Videos that were read, in place of what others had found."""
         # What is missing shows now; networks do not stay in memory while videos are rendered.
         Evaluator(words)
 
@@ -88,7 +86,6 @@ class Scorer:
                     continue
                 # At once: who is interrupted goes on from here.
                 file = add_evaluation(place, video.name, done.file)
-                self.num_scored += 1
             found[video.id] = {
                 name: value for name, value in file.values.items() if name in self._names
             }

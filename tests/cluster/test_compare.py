@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,11 @@ def test_methods_are_compared_and_gone_on_with(
     assert forwards["glc-glcd"] == forwards["direct"]
     assert Path(first.page).is_file()
     assert len(list((output / "comparison" / "videos").iterdir())) == 2
+
+    pages = [file.read_text() for file in (output / "report" / "data" / "videos").glob("*.js")]
+    shown = [json.loads(page[page.index("(") + 1 : page.rindex(")")]) for page in pages]
+    assert len(shown) == 6
+    assert all("temporal_flickering" in video["evaluation"]["values"] for video in shown)
 
     again = run("glc,glc:paper,glc-glcd,direct", (0,))
     assert (ended(again).done, ended(again).skipped) == (0, 6)

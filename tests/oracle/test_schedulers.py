@@ -433,6 +433,12 @@ REFUSED = [
         "model only with True; set sampling.scheduler_options.predict_x0 to that",
     ),
     (
+        cogvideox(),
+        sampling("DPMSolverMultistepScheduler", variance_type="learned"),
+        "sampling.scheduler_options.variance_type = 'learned': DPMSolverMultistepScheduler can "
+        "sample this model only with None",
+    ),
+    (
         diffusers.UniPCMultistepScheduler.from_config(WAN.config, thresholding=True),
         sampling("model"),
         "thresholding in scheduler/scheduler_config.json = True: UniPCMultistepScheduler can "
