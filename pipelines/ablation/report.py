@@ -87,11 +87,12 @@ def orderings(rows: Sequence[Row]) -> Iterator[str]:
             f"{len(leaders) - len(ahead)} of the {len(leaders)} scores in which they differ; ahead "
             f"of it are {', '.join(ahead) or 'none'}."
         )
-        yield ""
     found = summary(rows)
     parts = [name for name in found if name.startswith(f"{first}-")]
     if not parts:
         return
+    if leaders:
+        yield ""
     yield "| without | better | worse | cannot be told apart | loss of imaging quality (paper) |"
     yield "|---|---|---|---|---|"
     for name in parts:
