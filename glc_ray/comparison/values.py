@@ -123,6 +123,9 @@ def _table(rows: Iterator[tuple[object, ...]]) -> pa.Table:
 
 
 def _cost(record: VideoRecord) -> dict[str, float]:
+    """Nothing of a video that was denoised by a run that ended before its row was made."""
+    if record.num_windows == 0:
+        return {}
     return {
         "forwards": float(record.num_windows + record.anchor_forwards),
         "forward_s": record.forward_s,

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from glc_ray.comparison.values import Scorer
 from glc_ray.comparison.variants import parse_variants
 from glc_ray.evaluation import evaluate_videos
 from glc_ray.protocols import UserError
+from glc_ray.store import manifest
 from glc_ray.store.catalog import read_rows
+from glc_ray.store.manifest import ManifestWriter
 from glc_ray.store.output import Output
 from tests.comparison.outputs import NUM_FRAMES, finish, planned
 from tests.media.clips import encode, moving_texture, read
@@ -104,6 +107,24 @@ def test_scores_are_those_of_evaluate_and_are_sought_once(
     assert Results(place, plan, cells).rows(Scorer(WORDS)) == rows
     long = pq.read_table(io.BytesIO(place.read_bytes(results.VALUES) or b"")).to_pylist()
     assert {row["method"] for row in long} == {"glc", "direct"}
+
+
+def test_what_nobody_counted_has_no_cost(
+    tiny_pipeline: Path, place: Output, tmp_path: Path
+) -> None:
+    """The latents were stored when the run that had denoised them ended."""
+    plan, cells = planned(tiny_pipeline, seeds=(0, 1))
+    finish(place, tmp_path, cells)
+    with ManifestWriter(place) as writer:
+        counted = {row.id: row for row in manifest.read(place)}
+        writer.add(replace(counted[cells[0].id], num_windows=0, anchor_forwards=0, forward_s=0.0))
+    rows = Results(place, plan, cells).rows(Scorer(WORDS))
+    (forwards,) = [
+        row for row in rows if row.score.name == "forwards" and row.variant == cells[0].variant.name
+    ]
+    assert forwards.value is not None
+    assert forwards.value.num_videos == 1
+    assert forwards.value.mean >= 11
 
 
 def test_what_is_missing_is_left_out(tiny_pipeline: Path, place: Output, tmp_path: Path) -> None:
