@@ -67,10 +67,11 @@ def _videos(length: Length) -> str:
 
 def _of_length(length: Length) -> Iterator[str]:
     yield from length_lines(length.rows, length.plot)
-    yield ""
-    yield "## The paper's orderings"
-    yield ""
-    yield from orderings(length.rows)
+    if told := list(orderings(length.rows)):
+        yield ""
+        yield "## The paper's orderings"
+        yield ""
+        yield from told
     if length.strips:
         yield ""
         yield f"![A row a method, a column an instant]({length.strips})"
