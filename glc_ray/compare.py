@@ -81,7 +81,7 @@ def compare(
         pictures: cases that are drawn, the first of each length; None is all.
         anew: score and draw also what is scored and drawn already.
         renders: what is not finished; otherwise what is finished is compared, also while another
-            process renders the rest.
+            process renders the rest, which has the report page for itself.
         wait: for another run on the output to end; otherwise that is an error.
         stops: SIGTERM and SIGINT store what is in work and raise StoppedError.
         quiet: show no progress.
