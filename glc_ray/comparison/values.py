@@ -123,7 +123,7 @@ def _table(rows: Iterator[tuple[object, ...]]) -> pa.Table:
 
 
 def _cost(record: VideoRecord) -> dict[str, float]:
-    """Nothing of a video that was denoised by a run that ended before its row was made."""
+    """Nothing of a video whose latents came from elsewhere: nobody counted what they took."""
     if record.num_windows == 0:
         return {}
     return {

@@ -14,9 +14,8 @@ from torch import Tensor
 from glc_ray.config import VideoJob
 from glc_ray.protocols import UserError
 from glc_ray.runtime.arrivals import Arrival
-from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import video_id
-from glc_ray.runtime.stored_latents import StoredLatents, are_stored
+from glc_ray.runtime.stored_latents import StoredLatents, are_stored, stored_timings
 from glc_ray.store.latents import load_latents
 from glc_ray.store.paths import band_path, work_latents_path
 from glc_ray.store.storage import StorageError
@@ -61,7 +60,7 @@ def await_arrival(
         if arrival.attempt:
             known_at = time.monotonic()
         elif are_stored(output, job):
-            return Arrival(timings=Timings(), ended_at=time.time())
+            return Arrival(timings=stored_timings(output, job), ended_at=time.time())
         elif time.monotonic() - known_at > _UNKNOWN_S:
             return Arrival(status="failed", error=_FORGOTTEN, ended_at=time.time())
         time.sleep(_LOOK_S)

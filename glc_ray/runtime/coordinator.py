@@ -27,6 +27,7 @@ from glc_ray.runtime.pool_denoiser import PoolDenoiser
 from glc_ray.runtime.previews import Previews
 from glc_ray.runtime.rows import video_id
 from glc_ray.runtime.step_metrics import StepMetrics
+from glc_ray.runtime.stored_latents import store_timings
 from glc_ray.sampler import Boundary, OnFinal, StepReport, sample_job
 from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.latents import save_latents
@@ -149,6 +150,8 @@ class Coordinator:
             "latents_hash": job.latents_hash,
         }
         progress.metrics.moved("latents", latents.nbytes)
+        # First: whoever finds the latents looks for what they took.
+        store_timings(self._output, job, timings)
         save_latents(self._output, work_latents_path(video_id(job)), latents, metadata)
         checkpoints.delete(self._output, video_id(job))
         _LOG.info("denoised in %.1f s, %d windows", timings.denoise_s, timings.num_windows)

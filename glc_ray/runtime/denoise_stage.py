@@ -23,7 +23,7 @@ from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import Row, job_of, ledger_of, stretch_row, video_id
-from glc_ray.runtime.stored_latents import are_kept, are_stored
+from glc_ray.runtime.stored_latents import are_kept, are_stored, stored_timings
 from glc_ray.store.output import Output
 from glc_ray.store.paths import bands_path
 
@@ -123,7 +123,7 @@ class DenoiseStage:
         if self._keep_latents and not are_kept(self._output, job, row["name"]):
             are_needed = True
         if not are_needed or are_stored(self._output, job):
-            timings = Timings()
+            timings = stored_timings(self._output, job)
         else:
             # Of a run that was killed.
             self._output.delete(bands_path(video_id(job)))
@@ -181,7 +181,7 @@ class DenoiseStage:
                 await_coordinator(self._coordinator)
                 if are_stored(self._output, job):
                     # It came to its end, and only its answer was lost.
-                    return Timings()
+                    return stored_timings(self._output, job)
 
 
 def _row(row: Row, division: Division, index: int, **failure: str) -> Row:

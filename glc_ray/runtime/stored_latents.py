@@ -1,17 +1,24 @@
-"""Stored latents as what a decoder reads from: never more of them in memory than a block."""
+"""Stored latents as what a decoder reads from: never more of them in memory than a block.
+
+And what they took, in a file of its own: that of the latents has the same bytes each time.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from glc_ray.config import VideoJob
+from glc_ray.foreign import read_facts
 from glc_ray.protocols import UserError
+from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import video_id
 from glc_ray.store.latents import load_latents, read_header
-from glc_ray.store.paths import latents_path, work_latents_path
+from glc_ray.store.paths import latents_path, timings_path, work_latents_path
 
 if TYPE_CHECKING:
     from glc_ray.store.output import Output
@@ -31,6 +38,24 @@ def are_stored(output: Output, job: VideoJob) -> bool:
 def are_kept(output: Output, job: VideoJob, name: str) -> bool:
     """Whether they lie beside the finished video; as ``are_stored``."""
     return _are_at(output, latents_path(name), job)
+
+
+def store_timings(output: Output, job: VideoJob, timings: Timings) -> None:
+    """Keep what a video's latents took, for a run that goes on when they are stored.
+
+    Raises:
+        StorageError: it cannot be stored.
+    """
+    output.put_bytes(json.dumps(asdict(timings)).encode(), timings_path(video_id(job)))
+
+
+def stored_timings(output: Output, job: VideoJob) -> Timings:
+    """What a video's latents took, in whichever runs; nothing where nobody kept it.
+
+    Raises:
+        StorageError: storage cannot be read.
+    """
+    return read_facts(Timings, output.read_bytes(timings_path(video_id(job)))) or Timings()
 
 
 def _are_at(output: Output, path: str, job: VideoJob) -> bool:

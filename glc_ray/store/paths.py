@@ -13,6 +13,7 @@ OUTPUT/report/                      the report page
 OUTPUT/latents/NAME.safetensors     what --keep-latents keeps
 OUTPUT/manifest.parquet
 OUTPUT/.work/ID/                    of a video that is not done: latents, segments and their ledger
+OUTPUT/.work/ID/timings.json        and what the latents took
 OUTPUT/.work/ID/checkpoints/        and its state between two steps
 OUTPUT/.work/ID/bands/ATTEMPT/      final latents as they come in its last step
 OUTPUT/.work/manifest/              rows of the manifest, as they were written
@@ -89,6 +90,11 @@ def video_of(path: str) -> str:
 def work_latents_path(video_id: str) -> str:
     """Path of the final latents of a video that is not done, below the output."""
     return work_path(video_id, "latents.safetensors")
+
+
+def timings_path(video_id: str) -> str:
+    """Path of what the denoising of a video that is not done took, below the output."""
+    return work_path(video_id, "timings.json")
 
 
 def bands_path(video_id: str) -> str:

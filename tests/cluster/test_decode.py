@@ -28,7 +28,9 @@ from glc_ray.runtime import pipeline as graph
 from glc_ray.runtime.decode_stage import DecodeEncodeStage
 from glc_ray.runtime.farm import start_farm
 from glc_ray.runtime.file_plans import FilePlans
+from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import video_id
+from glc_ray.runtime.stored_latents import store_timings
 from glc_ray.sampler import torch_threads
 from glc_ray.store.latents import load_latents
 from glc_ray.store.manifest import VideoRecord
@@ -154,12 +156,14 @@ def test_after_a_decoder_is_killed_only_missing_segments_are_made(
     output = Output(str(tmp_path))
     output.prepare()
     output.put(whole.latents, work_latents_path(video_id(job)))
+    store_timings(output, job, Timings(denoise_s=2.5, num_windows=18))
     farm = start_farm(str(tmp_path), [], job.pipeline.resources.denoisers)
     plan = graph.GraphPlan(
         job.pipeline, FilePlans(job.pipeline), num_videos=1, num_at_once=1, keep_latents=False
     )
     (record,) = graph.Graph(farm, plan).records(graph.Listed.of(job), frozenset())
-    assert (record.status, record.error, record.num_windows) == ("done", "", 0)
+    assert (record.status, record.error) == ("done", "")
+    assert (record.denoise_s, record.num_windows) == (2.5, 18), "of the run that was killed"
     assert (tmp_path / "stored").read_text().split() == ["0", "1", "2", "3"]
     made, expected = tmp_path / record.path, whole.output / whole.record.path
     assert made.read_bytes() == expected.read_bytes()

@@ -19,6 +19,7 @@ from glc_ray.runtime.denoiser import Denoiser
 from glc_ray.runtime.errors import CancelledError
 from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.rows import video_id
+from glc_ray.runtime.stored_latents import stored_timings
 from glc_ray.sampler import LocalDenoiser, sample_job, torch_threads
 from glc_ray.store import checkpoint as checkpoints
 from glc_ray.store.output import Output
@@ -72,6 +73,7 @@ def test_a_dead_coordinators_video_goes_on_at_its_last_step(
         await_coordinator(coordinator)
         timings = ray.get(coordinator.denoise.remote(job, "video"))
         latents = latents_of(farm, job)
+        assert stored_timings(Output(farm.output), job) == timings
     assert timings.resumed_at_step == stored >= 2
     a_step, rest = divmod(timings.num_windows, STEPS)
     assert rest < a_step, "windows of all steps are counted, those before the crash among them"

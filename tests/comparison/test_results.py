@@ -112,7 +112,7 @@ def test_scores_are_those_of_evaluate_and_are_sought_once(
 def test_what_nobody_counted_has_no_cost(
     tiny_pipeline: Path, place: Output, tmp_path: Path
 ) -> None:
-    """The latents were stored when the run that had denoised them ended."""
+    """Latents that were given to the run, or were stored by a version that kept nothing of it."""
     plan, cells = planned(tiny_pipeline, seeds=(0, 1))
     finish(place, tmp_path, cells)
     with ManifestWriter(place) as writer:

@@ -16,10 +16,13 @@ from glc_ray.runtime.farm import Farm
 from glc_ray.runtime.file_plans import FilePlans
 from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import Row, ledger_of, row_of, video_id
+from glc_ray.runtime.stored_latents import store_timings
 from glc_ray.sampler import torch_threads
 from glc_ray.store.output import Output
 from glc_ray.store.paths import latents_path, work_latents_path
 from tests.runtime.in_process import Handle, decode_stage_of, decoded, tiny_job, without_ray
+
+TOOK = Timings(denoise_s=2.5, num_windows=18, resumed_at_step=1)
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +55,11 @@ class _Video:
         self._plans = FilePlans(self.job.pipeline)
         decoded(decode_stage_of(self.place, self.job, self._plans), self.job, self._plans)
 
+        self.board = Board()
+
     def again(self, *, keep_latents: bool) -> tuple[int, list[Row]]:
         """Videos that were denoised, and rows for decoders."""
-        farm = Farm(self.place.location, None, (), Handle(Board()))
+        farm = Farm(self.place.location, None, (), Handle(self.board))
         stage = _Counted(farm, self.job.pipeline, self._plans, 1, keep_latents)
         rows = list(stage(row_of(self.job, "video")))
         return stage.denoised, rows
@@ -74,8 +79,10 @@ def test_a_video_whose_segments_are_all_there_is_not_denoised(
         video.place.move(work_latents_path(video_id(video.job)), latents_path("video"))
     else:
         video.place.delete(work_latents_path(video_id(video.job)))
+    store_timings(video.place, video.job, TOOK)
     num_denoised, rows = video.again(keep_latents=keep_latents)
     assert num_denoised == 0
+    assert video.board.arrival(video.job.specification_hash).timings == TOOK
     assert [(row["segments"], row["error"]) for row in rows] == [("[]", "")]
 
 

@@ -1,4 +1,4 @@
-"""Stored latents as a decoder reads them, each chunk of the file once."""
+"""Stored latents as a decoder reads them, each chunk of the file once, and what they took."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from glc_ray.runtime.stored_latents import StoredLatents
+from glc_ray.runtime.messages import Timings
+from glc_ray.runtime.rows import video_id
+from glc_ray.runtime.stored_latents import StoredLatents, store_timings, stored_timings
 from glc_ray.store import latents as store
 from glc_ray.store.output import Output
+from glc_ray.store.paths import timings_path
+from tests.runtime.in_process import tiny_job
 
 FRAMES = 100
 FRAME_BYTES = 4 * 2 * 3 * 4
@@ -75,3 +79,23 @@ def test_frames_may_be_left_out_and_asked_for_again(
     for start, stop in ((50, 52), (51, 90), (96, 100), (8, 9), (7, 8), (0, 100)):
         read = reader[slice(None), slice(start, stop)]
         assert torch.equal(read, latents[:, start:stop])
+
+
+def test_what_latents_took_is_kept(output: Output, tiny_pipeline: Path) -> None:
+    output.prepare()
+    job = tiny_job(tiny_pipeline)
+    assert stored_timings(output, job) == Timings()
+    took = Timings(denoise_s=2.5, num_windows=18, resumed_at_step=1)
+    store_timings(output, job, took)
+    assert stored_timings(output, job) == took
+
+
+@pytest.mark.parametrize("found", [b"", b"[]", b'{"denoise_s": "long"}', b'{"denoise_s": 1e999}'])
+def test_what_cannot_be_read_of_it_counts_as_nothing(
+    output: Output, tiny_pipeline: Path, found: bytes
+) -> None:
+    """The latents are there all the same."""
+    output.prepare()
+    job = tiny_job(tiny_pipeline)
+    output.put_bytes(found, timings_path(video_id(job)))
+    assert stored_timings(output, job) == Timings()
