@@ -173,7 +173,11 @@ def _check_settings(scheduler: Any, own: Any, options: Options) -> None:
         if value not in allowed[key]:
             where = f"sampling.scheduler_options.{key}"
             source = where if key in options else f"{key} in scheduler/scheduler_config.json"
+            remedy = f"set {where} to that"
+            if allowed[key] == (None,):
+                # Which no option can say.
+                remedy = "leave it out" if key in options else "choose another sampling.scheduler"
             raise UserError(
                 f"{source} = {value!r}: {type(scheduler).__name__} can sample this model only with "
-                f"{' or '.join(map(repr, allowed[key]))}; set {where} to that"
+                f"{' or '.join(map(repr, allowed[key]))}; {remedy}"
             )

@@ -436,7 +436,13 @@ REFUSED = [
         cogvideox(),
         sampling("DPMSolverMultistepScheduler", variance_type="learned"),
         "sampling.scheduler_options.variance_type = 'learned': DPMSolverMultistepScheduler can "
-        "sample this model only with None",
+        "sample this model only with None; leave it out",
+    ),
+    (
+        diffusers.DPMSolverMultistepScheduler.from_config(WAN.config, variance_type="learned"),
+        sampling("model"),
+        "variance_type in scheduler/scheduler_config.json = 'learned': DPMSolverMultistepScheduler "
+        "can sample this model only with None; choose another sampling.scheduler",
     ),
     (
         diffusers.UniPCMultistepScheduler.from_config(WAN.config, thresholding=True),
