@@ -6,7 +6,8 @@ OUTPUT/report/data/
     videos/ID.js        scores and long texts of a video, read when it is opened
     pipelines/HASH.js   specifications without what is a video's own
 
-A file of rows that is full changes only when one of its videos is rendered again.
+A file of rows that is full changes only when one of its videos is rendered again. Each time that
+something is stored the index differs, so that it tells whether another process wrote meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from glc_ray.foreign import from_json
+from glc_ray.protocols import UserError
 from glc_ray.report_page.rows import Json, PageRow
 from glc_ray.store.output import Output
 from glc_ray.store.paths import REPORT
@@ -29,8 +31,13 @@ _DATA = f"{REPORT}/data"
 _ROWS_FILE = re.compile(r"rows-(\d{5,})\.js")
 
 
-class ForeignDataError(Exception):
+class ForeignDataError(UserError):
     """A file of rows is not what this version writes: all of them must be made anew."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the report page was changed by another process meanwhile; run the same command again"
+        )
 
 
 @dataclass
@@ -66,6 +73,8 @@ class DataFiles:
     _known: dict[str, tuple[int, float, str]] = field(default_factory=dict)
     """File of a video's row, when it came to its status, and the digest of its evaluation."""
     _pipelines: set[str] = field(default_factory=set)
+    _index: str = ""
+    """Digest of the index as it was read or written last; empty: there was none."""
 
     @property
     def num_rows(self) -> int:
@@ -73,7 +82,10 @@ class DataFiles:
         return len(self._known)
 
     def load(self) -> None:
-        """Find out what is there."""
+        """Find out what is there, in place of what was known."""
+        self._chunks, self._known, self._pipelines = [], {}, set()
+        # First: what is written from now on is noticed.
+        self._index = self._read_index()
         files = self.output.list(_DATA)
         numbers = []
         for file in files:
@@ -92,10 +104,14 @@ class DataFiles:
         if len(self._known) != sum(len(chunk.ids) for chunk in self._chunks):
             raise ForeignDataError
 
+    def is_current(self) -> bool:
+        """Whether nobody else has stored something since."""
+        return self._read_index() == self._index
+
     def clear(self) -> None:
         """Forget and remove everything."""
         self.output.delete(_DATA)
-        self._chunks, self._known, self._pipelines = [], {}, set()
+        self._chunks, self._known, self._pipelines, self._index = [], {}, set(), ""
 
     def has(self, video: str, finished_at: float) -> bool:
         """Whether a video is there as it came to its status then, or later."""
@@ -155,7 +171,7 @@ class DataFiles:
             "counts": dict(counts),
             "files": [chunk.entry() for chunk in self._chunks],
         }
-        self._write("index.js", "index", index)
+        self._index = self._write("index.js", "index", index)
 
     def _to_change(self, number: int) -> tuple[_Chunk, list[Json]]:
         """A file of rows, and its rows."""
@@ -175,7 +191,11 @@ class DataFiles:
         # ASCII alone, so that no letter of a prompt means anything to a parser of scripts.
         text = f"glcReport.{kind}({json.dumps(data, separators=(',', ':'))});\n".encode()
         self.output.put_bytes(text, f"{_DATA}/{name}")
-        return hashlib.sha256(text).hexdigest()[:8]
+        return _digest(text)
+
+    def _read_index(self) -> str:
+        text = self.output.read_bytes(f"{_DATA}/index.js")
+        return "" if text is None else _digest(text)
 
     def _read(self, number: int) -> tuple[list[Json], str]:
         text = self.output.read_bytes(f"{_DATA}/rows-{number:05d}.js") or b""
@@ -191,7 +211,11 @@ class DataFiles:
             assert all(isinstance(row["finished_at"], float | int) for row in rows)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ForeignDataError from error
-        return rows, hashlib.sha256(text).hexdigest()[:8]
+        return rows, _digest(text)
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:8]
 
 
 def _known(number: int, row: Json) -> tuple[int, float, str]:

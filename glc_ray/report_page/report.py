@@ -76,7 +76,7 @@ class Report:
     def write(
         self, run: RunStatus | None, state: str | None = None, *, within_s: float | None = None
     ) -> bool:
-        """Store what was added, and where the run stands.
+        """Store what was added, and where the run stands, beside what other processes stored.
 
         Args:
             run: what it says of itself; None: there was none.
@@ -88,6 +88,9 @@ class Report:
             Whether nothing is left.
         """
         start = time.monotonic()
+        if not self._files.is_current():
+            # Another process has: an evaluation, or a run.
+            self.sync()
         while self._added:
             self._put(self._added.popleft())
             if within_s is not None and time.monotonic() - start > within_s:

@@ -173,6 +173,33 @@ def test_any_history_ends_in_the_manifest(
     assert rows(output) == expected(known)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_two_processes_write_one_page(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that adds its videos, and evaluations of what it has finished."""
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", 4)
+    dice = random.Random(seed)  # noqa: S311
+    output = Output(str(tmp_path))
+    records, known = many(12), []
+    run, other = synced(output), synced(output)
+    for one in records:
+        store_rows(output, one)
+        known.append(one)
+        run.add(one)
+        if dice.random() < 0.6:
+            run.write(None)
+        if dice.random() < 0.6:
+            again = replace(dice.choice(known), finished_at=one.finished_at + 1, error="again")
+            store_rows(output, again)
+            known.append(again)
+            other.add(again)
+            other.write(None)
+            assert rows(output).items() >= {again.id: page_row(again, None).row}.items()
+    run.write(None)
+    assert rows(output) == expected(known)
+
+
 def _torn(output: Output, dice: random.Random) -> None:
     """What a kill, a full disk or a hand in the folder leaves."""
     files = [file.path for file in output.list("report/data")]
