@@ -7,6 +7,7 @@ refused: no code, no objects, no memory or time beyond a bound, and no exception
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -48,7 +49,9 @@ def read_facts(kind: type[Facts], data: bytes | None) -> Facts | None:
         values = from_json(data or b"")
         if not _is_moderate(values):
             return None
-        return cast("Facts", _adapter(cast("Any", kind)).validate_python(values))
+        facts = _adapter(cast("Any", kind)).validate_python(values)
+        # Again, for a text that is a number is taken for one.
+        return cast("Facts", facts) if _is_moderate(asdict(facts)) else None
     except ValueError:
         return None
 
@@ -109,7 +112,7 @@ def _is_moderate(value: Any) -> bool:
     waiting = [value]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, dict | list):
+        if isinstance(one, dict | list | tuple):
             waiting += one.values() if isinstance(one, dict) else one
         elif isinstance(one, int | float) and not abs(one) < _LARGEST_NUMBER:
             return False

@@ -29,10 +29,12 @@ def main(location: str, anew: bool) -> None:
     from glc_ray.store.paths import REPORT_PAGE
 
     place = Output(location)
-    run, state, _ = run_state(place)
+    run, _, _ = run_state(place)
     check_is_output(place, run)
     report = Report(place)
     report.sync(anew=anew)
+    # Again: it may have ended meanwhile.
+    run, state, _ = run_state(place)
     report.write(run, state)
     click.echo(f"report         {place.uri(REPORT_PAGE)}")
 

@@ -25,7 +25,7 @@ def show_scores(
         report: also the page.
 
     Raises:
-        StorageError: the output cannot be read or written.
+        UserError, StorageError: the output cannot be read or written.
     """
     if known is None:
         known = KnownScores(list(output_videos(place)), place)
@@ -41,10 +41,11 @@ def show_scores(
 
 def _renew_page(place: Output, evaluations: Mapping[str, str]) -> None:
     """Show on the page the evaluations, digests by id, that it does not have."""
-    run, state, _ = run_state(place)
     page = Report(place)
     page.sync()
     for record in manifest.read(place):
         if record.id in evaluations and not page.shows(record, evaluations[record.id]):
             page.add(record)
+    # Not before: a run may have ended meanwhile.
+    run, state, _ = run_state(place)
     page.write(run, state)

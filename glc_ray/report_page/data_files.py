@@ -32,11 +32,12 @@ _ROWS_FILE = re.compile(r"rows-(\d{5,})\.js")
 
 
 class ForeignDataError(UserError):
-    """A file of rows is not what this version writes: all of them must be made anew."""
+    """What is stored is another version's, torn, or another process's since it was read."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the report page was changed by another process meanwhile; run the same command again"
+            "the report page is written by other processes, too, again and again; make it when "
+            "they have ended: glc-ray report OUTPUT"
         )
 
 
@@ -65,7 +66,8 @@ class DataFiles:
 
     Raises:
         StorageError: storage cannot be read or written.
-        ForeignDataError: files of rows are another version's.
+        ForeignDataError: what is stored is not what is known, of ``load`` not what it can be;
+            then ``load``, or ``clear``.
     """
 
     output: Output
@@ -104,10 +106,6 @@ class DataFiles:
         if len(self._known) != sum(len(chunk.ids) for chunk in self._chunks):
             raise ForeignDataError
 
-    def is_current(self) -> bool:
-        """Whether nobody else has stored something since."""
-        return self._read_index() == self._index
-
     def clear(self) -> None:
         """Forget and remove everything."""
         self.output.delete(_DATA)
@@ -116,6 +114,10 @@ class DataFiles:
     def has(self, video: str, finished_at: float) -> bool:
         """Whether a video is there as it came to its status then, or later."""
         return video in self._known and self._known[video][1] >= finished_at
+
+    def has_newer(self, video: str, finished_at: float) -> bool:
+        """Whether a video is there as it came to its status later than then."""
+        return video in self._known and self._known[video][1] > finished_at
 
     def evaluation(self, video: str) -> str:
         """Digest of the evaluation that a video's row is of; empty: of none."""
@@ -156,6 +158,12 @@ class DataFiles:
 
     def flush(self, facts: Json) -> None:
         """Store the rows that were put, and then the index, with ``facts`` in it."""
+        with self.output.locked():
+            if self._read_index() != self._index:
+                raise ForeignDataError
+            self._flush(facts)
+
+    def _flush(self, facts: Json) -> None:
         for number, chunk in enumerate(self._chunks):
             if chunk.is_changed:
                 data = {"format": FORMAT, "file": number, "rows": chunk.rows}
@@ -177,7 +185,9 @@ class DataFiles:
         """A file of rows, and its rows."""
         chunk = self._chunks[number]
         if chunk.rows is None:
-            chunk.rows = self._read(number)[0]
+            chunk.rows, digest = self._read(number)
+            if digest != chunk.digest:
+                raise ForeignDataError
         chunk.is_changed = True
         return chunk, chunk.rows
 

@@ -23,6 +23,8 @@ from glc_ray.store.record import OUTDATED, VideoRecord
 from glc_ray.store.run_status import RunStatus
 from glc_ray.store.storage import OutsideError
 
+_TRIES = 10
+"""At storing what no other process has changed in between."""
 _COLUMNS = [field.name for field in fields(VideoRecord)]
 
 
@@ -33,7 +35,8 @@ class Report:
         output: what it is of, and where it goes.
 
     Raises:
-        UserError, StorageError: as ``manifest.read``, or the report cannot be stored.
+        UserError, StorageError: as ``manifest.read``, or the report cannot be stored, or others
+            write it all the time.
     """
 
     def __init__(self, output: Output) -> None:
@@ -82,21 +85,34 @@ class Report:
             run: what it says of itself; None: there was none.
             state: of the run, where somebody knows better: ``died``.
             within_s: seconds after which what is left of the videos waits for the next time; at
-                least one is taken.
+                least one is taken, and what others have stored is read before.
 
         Returns:
             Whether nothing is left.
         """
+        is_current = True
+        for _ in range(_TRIES):
+            taken: list[VideoRecord] = []
+            try:
+                if not is_current:
+                    self.sync()
+                self._take(taken, within_s)
+                self._files.flush(self._facts(run, state))
+                return not self._added
+            except ForeignDataError:
+                # Another process has stored something: an evaluation, or a run.
+                is_current = False
+                self._added.extendleft(reversed(taken))
+        raise ForeignDataError
+
+    def _take(self, taken: list[VideoRecord], within_s: float | None) -> None:
         start = time.monotonic()
-        if not self._files.is_current():
-            # Another process has: an evaluation, or a run.
-            self.sync()
         while self._added:
-            self._put(self._added.popleft())
+            taken.append(self._added.popleft())
+            if not self._files.has_newer(page_id(taken[-1].id), taken[-1].finished_at):
+                self._put(taken[-1])
             if within_s is not None and time.monotonic() - start > within_s:
-                break
-        self._files.flush(self._facts(run, state))
-        return not self._added
+                return
 
     def _missing(self) -> set[str]:
         """Ids of the videos that the report does not have as they are.

@@ -6,6 +6,7 @@ And what they took, in a file of its own: that of the latents has the same bytes
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
@@ -19,10 +20,12 @@ from glc_ray.runtime.messages import Timings
 from glc_ray.runtime.rows import video_id
 from glc_ray.store.latents import load_latents, read_header
 from glc_ray.store.paths import latents_path, timings_path, work_latents_path
+from glc_ray.store.storage import StorageError
 
 if TYPE_CHECKING:
     from glc_ray.store.output import Output
 
+_LOG = logging.getLogger(__name__)
 _BLOCK_FRAMES = 24
 
 
@@ -43,19 +46,21 @@ def are_kept(output: Output, job: VideoJob, name: str) -> bool:
 def store_timings(output: Output, job: VideoJob, timings: Timings) -> None:
     """Keep what a video's latents took, for a run that goes on when they are stored.
 
-    Raises:
-        StorageError: it cannot be stored.
+    Where it cannot be stored, the video goes on without.
     """
-    output.put_bytes(json.dumps(asdict(timings)).encode(), timings_path(video_id(job)))
+    try:
+        output.put_bytes(json.dumps(asdict(timings)).encode(), timings_path(video_id(job)))
+    except StorageError as error:
+        _LOG.warning("what it took is not kept: %s", error)
 
 
 def stored_timings(output: Output, job: VideoJob) -> Timings:
-    """What a video's latents took, in whichever runs; nothing where nobody kept it.
-
-    Raises:
-        StorageError: storage cannot be read.
-    """
-    return read_facts(Timings, output.read_bytes(timings_path(video_id(job)))) or Timings()
+    """What a video's latents took, in whichever runs; nothing where that cannot be read."""
+    try:
+        return read_facts(Timings, output.read_bytes(timings_path(video_id(job)))) or Timings()
+    except StorageError as error:
+        _LOG.warning("what it took is not known: %s", error)
+        return Timings()
 
 
 def _are_at(output: Output, path: str, job: VideoJob) -> bool:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from glc_ray import report as front_door
 from glc_ray.report_page import data_files
+from glc_ray.report_page import report as page_rows
 from glc_ray.report_page.page import page
 from glc_ray.report_page.report import Report
 from glc_ray.report_page.rows import curve, page_id, page_row
@@ -173,11 +174,11 @@ def test_any_history_ends_in_the_manifest(
     assert rows(output) == expected(known)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(60))
 def test_two_processes_write_one_page(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that adds its videos, and evaluations of what it has finished."""
+    """A run that adds its videos, and another that renders some of them again."""
     monkeypatch.setattr(data_files, "ROWS_PER_FILE", 4)
     dice = random.Random(seed)  # noqa: S311
     output = Output(str(tmp_path))
@@ -198,6 +199,31 @@ def test_two_processes_write_one_page(
             assert rows(output).items() >= {again.id: page_row(again, None).row}.items()
     run.write(None)
     assert rows(output) == expected(known)
+
+
+def test_what_is_stored_while_rows_are_gathered_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stores its last video between an evaluation's first row and its last."""
+    monkeypatch.setattr(data_files, "ROWS_PER_FILE", 4)
+    output = Output(str(tmp_path))
+    records = many(6)
+    store_rows(output, *records[:5])
+    run, other = synced(output), synced(output)
+    gather = page_rows.page_row
+
+    def row_after_the_runs(*arguments: Any) -> Any:
+        monkeypatch.setattr(page_rows, "page_row", gather)
+        store_rows(output, records[5])
+        run.add(records[5])
+        run.write(None)
+        return gather(*arguments)
+
+    monkeypatch.setattr(page_rows, "page_row", row_after_the_runs)
+    for one in (records[0], records[4]):
+        other.add(one)
+    assert other.write(None)
+    assert rows(output) == expected(records)
 
 
 def _torn(output: Output, dice: random.Random) -> None:

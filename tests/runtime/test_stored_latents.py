@@ -90,7 +90,13 @@ def test_what_latents_took_is_kept(output: Output, tiny_pipeline: Path) -> None:
     assert stored_timings(output, job) == took
 
 
-@pytest.mark.parametrize("found", [b"", b"[]", b'{"denoise_s": "long"}', b'{"denoise_s": 1e999}'])
+@pytest.mark.parametrize(
+    "found",
+    [
+        *(b"", b"[]", b'{"denoise_s": "long"}', b'{"denoise_s": 1e999}'),
+        *(b'{"denoise_s": "1e999"}', b'{"num_windows": "99999999999999999999"}'),
+    ],
+)
 def test_what_cannot_be_read_of_it_counts_as_nothing(
     output: Output, tiny_pipeline: Path, found: bytes
 ) -> None:
