@@ -90,18 +90,16 @@ class Report:
         Returns:
             Whether nothing is left.
         """
-        is_current = True
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             taken: list[VideoRecord] = []
             try:
-                if not is_current:
+                if attempt:
                     self.sync()
                 self._take(taken, within_s)
                 self._files.flush(self._facts(run, state))
                 return not self._added
             except ForeignDataError:
                 # Another process has stored something: an evaluation, or a run.
-                is_current = False
                 self._added.extendleft(reversed(taken))
         raise ForeignDataError
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from glc_ray import report as front_door
 from glc_ray.report_page import data_files
-from glc_ray.report_page import report as page_rows
+from glc_ray.report_page import report as report_module
 from glc_ray.report_page.page import page
 from glc_ray.report_page.report import Report
 from glc_ray.report_page.rows import curve, page_id, page_row
@@ -210,16 +210,16 @@ def test_what_is_stored_while_rows_are_gathered_stays(
     records = many(6)
     store_rows(output, *records[:5])
     run, other = synced(output), synced(output)
-    gather = page_rows.page_row
+    gather = report_module.page_row
 
     def row_after_the_runs(*arguments: Any) -> Any:
-        monkeypatch.setattr(page_rows, "page_row", gather)
+        monkeypatch.setattr(report_module, "page_row", gather)
         store_rows(output, records[5])
         run.add(records[5])
         run.write(None)
         return gather(*arguments)
 
-    monkeypatch.setattr(page_rows, "page_row", row_after_the_runs)
+    monkeypatch.setattr(report_module, "page_row", row_after_the_runs)
     for one in (records[0], records[4]):
         other.add(one)
     assert other.write(None)

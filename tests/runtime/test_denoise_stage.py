@@ -54,7 +54,6 @@ class _Video:
         self.job = tiny_job(pipeline)
         self._plans = FilePlans(self.job.pipeline)
         decoded(decode_stage_of(self.place, self.job, self._plans), self.job, self._plans)
-
         self.board = Board()
 
     def again(self, *, keep_latents: bool) -> tuple[int, list[Row]]:
